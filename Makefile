@@ -1,0 +1,72 @@
+# The commands a contributor needs; `make help` lists them. A fresh Debian-like machine with Python 3.11
+# or newer is enough: .venv is made once, and again filled only when pyproject.toml or constraints.txt change.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# pip, Ray and Chromium keep files in HOME; some containers give none.
+ifeq ($(strip $(HOME)),)
+export HOME := $(CURDIR)/$(VENV)/home
+endif
+export RAY_USAGE_STATS_ENABLED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run test check lint types imports bench hearing doctor clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+run: $(VENV)/.serving ## serve http://localhost:8765 on this machine
+	exec $(BIN)/serve run --address local configs/dev.yaml
+
+test: $(VENV)/.testing ## set up everything and run lint, types and every test
+	scripts/system-packages
+	$(MAKE) --no-print-directory lint types imports
+	$(BIN)/pytest
+
+check: $(VENV)/.testing lint types imports ## what to run before a commit: lint, types, unit tests
+	$(BIN)/pytest tests/unit
+
+lint: $(VENV)/.testing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.testing
+	$(BIN)/mypy
+
+imports: $(VENV)/.testing
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.testing ## measure the figures of the README's table on this machine
+	$(BIN)/python -m tests.benchmarks
+
+hearing: $(VENV)/.serving ## train the portrait's hearing and examine it: build/hearing/report.md
+	$(BIN)/python -m serve_app.training make
+	$(BIN)/python -m serve_app.training train
+	$(BIN)/python -m serve_app.training export
+	$(BIN)/python -m serve_app.training evaluate
+
+doctor: $(VENV)/.serving ## look for what would keep this machine from serving
+	$(BIN)/avatar doctor
+
+clean: ## remove .venv and caches; recordings stay
+	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-artifacts
+	find serve_app tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	mkdir -p $(VENV)/home
+	PYTHON=$(PYTHON) scripts/create-venv $(VENV)
+
+$(VENV)/.serving: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.testing: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@ $(VENV)/.serving
