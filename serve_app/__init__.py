@@ -1,0 +1,1 @@
+"""Talking avatars in real time on Ray Serve."""
