@@ -1,0 +1,1 @@
+"""Sound and picture as pure computation: no Ray, no torch, no aiortc."""
