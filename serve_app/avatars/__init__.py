@@ -1,0 +1,1 @@
+"""Avatars: prepared identities and where they are kept."""
