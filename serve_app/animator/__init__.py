@@ -1,0 +1,1 @@
+"""The deployment that runs a model, and its client."""

@@ -1,0 +1,123 @@
+"""The way to an Animator from any process, and the only place where Ray's errors are translated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar, cast
+
+import ray
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.errors import AvatarError, HostLost, ModelError, ReplicaLost
+from serve_app.models.base import ModelSpec
+from serve_app.nouns import BaseLoop, ClipBatch, WindowBatch
+
+T = TypeVar("T")
+
+
+def deployment_name(model: str) -> str:
+    """Return the name of the deployment that runs `model`."""
+    return f"Animator-{model}"
+
+
+async def from_replica(call: Awaitable[T]) -> T:
+    """Await a call to a replica.
+
+    Raises:
+        AvatarError: what the replica itself raised.
+        ModelError: the replica raised something else.
+        ReplicaLost: the replica or Serve could not be reached; the call may be made again.
+    """
+    try:
+        return await call
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, AvatarError):
+            raise cause from None
+        raise ModelError(f"the replica failed: {type(cause).__name__}") from error
+    except (RayError, RayServeException, TimeoutError) as error:
+        raise ReplicaLost(f"{type(error).__name__} while calling an Animator") from error
+
+
+async def from_host(call: Awaitable[T]) -> T:
+    """Await a call to a session host.
+
+    Raises:
+        AvatarError: what the host itself raised.
+        HostLost: the host is gone or cannot be reached.
+    """
+    try:
+        return await call
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, AvatarError):
+            raise cause from None
+        raise
+    except RayError as error:
+        raise HostLost(f"{type(error).__name__} while calling a session host") from error
+
+
+class AnimatorClient:
+    """Calls one model's Animator.
+
+    Args:
+        handle: Serve's handle of the deployment.
+        timeout_s: a replica that has not answered by then counts as lost.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], timeout_s: float = 2.0) -> None:
+        self._handle = handle
+        self._timeout_s = timeout_s
+
+    @classmethod
+    def of_app(cls, model: str, app_name: str) -> AnimatorClient:
+        """Return a client from any process of the cluster that runs the application."""
+        return cls(serve.get_deployment_handle(deployment_name(model), app_name))
+
+    async def spec(self) -> ModelSpec:
+        """Return what callers must know to cut windows."""
+        return cast("ModelSpec", await from_replica(self._handle.spec.remote()))
+
+    async def base_loop(self, avatar_id: str) -> BaseLoop:
+        """Return an avatar's idle motion, read-only and shared with other processes of the node.
+
+        Raises:
+            AvatarInvalid: no such avatar.
+        """
+        return cast("BaseLoop", await from_replica(self._handle.base_loop.remote(avatar_id)))
+
+    async def submit(self, batch: WindowBatch) -> ray.ObjectRef[ClipBatch]:
+        """Start animating; return a reference that can be sent on before the clips exist.
+
+        Raises:
+            ReplicaLost: no replica took the call.
+        """
+        response = self._handle.animate.remote(batch)
+        return cast(
+            "ray.ObjectRef[ClipBatch]",
+            await from_replica(asyncio.wait_for(response._to_object_ref(), self._timeout_s)),  # noqa: SLF001
+        )
+
+    async def pull(self, clips: ray.ObjectRef[ClipBatch]) -> ClipBatch:
+        """Fetch the clips behind a reference.
+
+        Raises:
+            ReplicaLost: they were lost with their replica, or did not come in time.
+        """
+        return await from_replica(asyncio.wait_for(asyncio.shield(_ready(clips)), self._timeout_s))
+
+    async def animate(self, batch: WindowBatch) -> ClipBatch:
+        """Animate and wait for the clips.
+
+        Raises:
+            ReplicaLost: the replica died or hangs.
+        """
+        return await self.pull(await self.submit(batch))
+
+
+async def _ready(clips: ray.ObjectRef[ClipBatch]) -> ClipBatch:
+    return await cast("Awaitable[ClipBatch]", clips)
