@@ -1,0 +1,258 @@
+"""How a peer finds its way: candidates as IceConfig says, and a diagnosis when none of them works.
+
+Nothing outside is contacted unless the configuration names it; aiortc's default STUN server is never used.
+"""
+
+# ruff: noqa: SLF001 - aioice and aiortc offer no public way to bind, announce or diagnose
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import random
+import socket
+from typing import Any
+
+from aioice import Candidate, Connection
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import CandidatePair, StunProtocol, relayed_candidate, server_reflexive_candidate
+from aioice.turn import UDP_SOCKET_BUFFER_SIZE
+from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
+
+from serve_app.config import IceConfig
+
+logger = logging.getLogger("serve_app.rtc")
+
+LOOPBACK = "127.0.0.1"
+
+MAX_WAITING_DATAGRAMS = 1024
+"""Datagrams kept until somebody takes them; a connected peer takes each at once."""
+
+
+def rtc_configuration(config: IceConfig) -> RTCConfiguration:
+    """Return aiortc's configuration: the configured STUN and TURN servers, or none at all."""
+    servers = []
+    for server in config.servers:
+        username, credential = server.credentials()
+        servers.append(RTCIceServer(urls=server.urls, username=username, credential=credential))
+    return RTCConfiguration(iceServers=servers)
+
+
+def apply_ice_config(pc: RTCPeerConnection, config: IceConfig) -> None:
+    """Make every transport of `pc` gather as `config` says; to be called before gathering starts."""
+    for connection in _connections(pc):
+        ConfiguredConnection.adopt(connection, config)
+
+
+class ConfiguredConnection(Connection):  # type: ignore[misc, unused-ignore]
+    """An ICE agent with a port range, an announced address and a bounded gathering time.
+
+    Made by `adopt`: aiortc constructs its agents itself, so the class of that one object changes.
+    """
+
+    _ice_config: IceConfig
+
+    @classmethod
+    def adopt(cls, connection: Connection, config: IceConfig) -> None:
+        """Turn a connection that has not gathered yet into one of this class."""
+        connection._ice_config = config
+        connection.__class__ = cls
+
+    async def get_component_candidates(
+        self, component: int, addresses: list[str], timeout: float = 5
+    ) -> list[Candidate]:
+        """Return host candidates, and what STUN and TURN answer within `gather_timeout_s`.
+
+        Args:
+            component: 1, as RTP and RTCP share a port.
+            addresses: the host's own addresses.
+            timeout: replaced by the configured time.
+        """
+        config = self._ice_config
+        host_protocols = []
+        for address in self._addresses(addresses):
+            protocol = await self._bind(component, address)
+            if protocol is not None:
+                host_protocols.append(protocol)
+        self._protocols += host_protocols
+        candidates = [protocol.local_candidate for protocol in host_protocols]
+        queries = [asyncio.ensure_future(query) for query in self._queries(component, host_protocols)]
+        if queries:
+            done, pending = await asyncio.wait(queries, timeout=config.gather_timeout_s)
+            for query in pending:
+                query.cancel()
+            for query in done:
+                candidates += self._answered(query)
+            if len(done) < len(queries):
+                logger.warning("a STUN or TURN server did not answer within %.1f s", config.gather_timeout_s)
+        return candidates
+
+    def data_received(self, data: bytes, component: int) -> None:
+        """Take a datagram that is not STUN; anybody may send one to this port.
+
+        aiortc trips over an empty one, and nobody takes any before DTLS starts.
+        """
+        if data and self._queue.qsize() < MAX_WAITING_DATAGRAMS:
+            super().data_received(data, component)
+
+    def _addresses(self, addresses: list[str]) -> list[str]:
+        public = self._ice_config.public_address
+        if public is not None:
+            routed = _routed_address(public)
+            addresses = [address for address in addresses if address == routed] or addresses
+        return [*addresses, LOOPBACK] if self._ice_config.loopback else addresses
+
+    async def _bind(self, component: int, address: str) -> StunProtocol | None:
+        loop = asyncio.get_running_loop()
+        for port in _ports(self._ice_config.udp_port_range):
+            try:
+                transport, protocol = await loop.create_datagram_endpoint(
+                    lambda: StunProtocol(self), local_addr=(address, port)
+                )
+            except OSError:
+                continue
+            transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_SOCKET_BUFFER_SIZE
+            )
+            host, bound_port = transport.get_extra_info("sockname")[:2]
+            announced = self._announced(host)
+            protocol.local_candidate = Candidate(
+                foundation=candidate_foundation("host", "udp", host),
+                component=component,
+                transport="udp",
+                priority=candidate_priority(component, "host"),
+                host=announced,
+                port=bound_port,
+                type="host",
+            )
+            return protocol
+        logger.warning(
+            "no UDP port could be bound on %s (range %s)", address, self._ice_config.udp_port_range
+        )
+        return None
+
+    def _announced(self, host: str) -> str:
+        public = self._ice_config.public_address
+        if public is None or host == LOOPBACK:
+            return host
+        same_family = ipaddress.ip_address(host).version == ipaddress.ip_address(public).version
+        return public if same_family else host
+
+    def _queries(self, component: int, host_protocols: list[StunProtocol]) -> list[Any]:
+        queries: list[Any] = []
+        if self.stun_server:
+            queries += [
+                server_reflexive_candidate(protocol, self.stun_server)
+                for protocol in host_protocols
+                if ipaddress.ip_address(protocol.local_candidate.host).version == 4
+                and protocol.local_candidate.host != LOOPBACK
+            ]
+        if self.turn_server:
+            queries.append(
+                relayed_candidate(
+                    component=component,
+                    hide_related_address=False,
+                    protocol_factory=lambda: StunProtocol(self),
+                    turn_server=self.turn_server,
+                    turn_username=self.turn_username,
+                    turn_password=self.turn_password,
+                    turn_ssl=self.turn_ssl,
+                    turn_transport=self.turn_transport,
+                )
+            )
+        return queries
+
+    def _answered(self, query: asyncio.Future[tuple[Candidate, StunProtocol | None]]) -> list[Candidate]:
+        error = query.exception()
+        if error is not None:
+            logger.warning("a STUN or TURN server could not be used: %s", type(error).__name__)
+            return []
+        candidate, relay = query.result()
+        if relay is not None:
+            self._protocols.append(relay)
+        return [candidate]
+
+
+def describe_failure(pc: RTCPeerConnection) -> tuple[str, list[str]]:
+    """Say why a connection did not come about.
+
+    Returns:
+        One sentence for a person with what to do, and the candidate pairs that were tried with their states.
+    """
+    connections = _connections(pc)
+    local = [candidate for connection in connections for candidate in connection.local_candidates]
+    remote = [candidate for connection in connections for candidate in connection.remote_candidates]
+    checks = [pair for connection in connections for pair in connection._check_list]
+    has_turn = any(connection.turn_server for connection in connections)
+    pairs = [_describe_pair(pair) for pair in checks]
+    if any(pair.nominated for pair in checks):
+        return (
+            "The network path works but the DTLS handshake did not finish: "
+            "a firewall or proxy that inspects UDP is likely in between; allow DTLS or use TURN over TLS.",
+            pairs,
+        )
+    if not local:
+        return (
+            "The server found no network address it could offer: "
+            "check that UDP ports are free in ice.udp_port_range and that the host has a network.",
+            pairs,
+        )
+    if not remote and not checks:
+        return (
+            "The client offered no address the server could resolve, and no packet of it arrived: "
+            "open the page over HTTPS or from localhost, open the server's UDP ports in the firewall, "
+            "or configure a TURN server.",
+            pairs,
+        )
+    advice = (
+        "check that the TURN server is reachable from both sides"
+        if has_turn
+        else "open the server's UDP ports (ice.udp_port_range), set ice.public_address if the server is "
+        "behind NAT, or configure a TURN server"
+    )
+    return (
+        f"No UDP packet came back on any of {len(pairs)} address pairs: a firewall is in the way; {advice}.",
+        pairs,
+    )
+
+
+def _connections(pc: RTCPeerConnection) -> list[Connection]:
+    transports = [transceiver.receiver.transport for transceiver in pc.getTransceivers()]
+    if pc.sctp is not None:
+        transports.append(pc.sctp.transport)
+    connections: list[Connection] = []
+    for transport in transports:
+        connection = transport.transport.iceGatherer._connection
+        if connection not in connections:
+            connections.append(connection)
+    return connections
+
+
+def _describe_pair(pair: CandidatePair) -> str:
+    local, remote = pair.local_candidate, pair.remote_candidate
+    return (
+        f"{local.type} {local.host}:{local.port} - {remote.type} {remote.host}:{remote.port} "
+        f"{pair.state.name.lower()}"
+    )
+
+
+def _ports(udp_port_range: tuple[int, int] | None) -> list[int]:
+    """Return the ports to try, in the order to try them: at random, so that sessions do not queue for one."""
+    if udp_port_range is None:
+        return [0]
+    first, last = udp_port_range
+    start = random.randint(first, last)
+    return [*range(start, last + 1), *range(first, start)]
+
+
+def _routed_address(public_address: str) -> str | None:
+    """Return the host's own address from which `public_address` would be reached; sends nothing."""
+    version = ipaddress.ip_address(public_address).version
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((public_address, 9))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])

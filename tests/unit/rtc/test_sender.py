@@ -1,0 +1,137 @@
+import struct
+from typing import Any
+
+import pytest
+from aiortc import RTCPeerConnection, RTCRtpSender
+from aiortc.codecs.h264 import h264_depayload
+from aiortc.rtp import RtcpPsfbPacket, RtcpSenderInfo, RtcpSrPacket, pack_remb_fci
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.clock import MonotonicClock
+from serve_app.rtc.sender import (
+    PAYLOAD_BYTES,
+    PRIVATE_ATTRIBUTES,
+    PacketSender,
+    outbound_stats,
+    packetize,
+    split_nals,
+)
+from serve_app.rtc.tracks import MediaTrack, PictureTrack, SoundTrack
+
+pytestmark = pytest.mark.unit
+
+START_CODES = st.sampled_from([b"\x00\x00\x01", b"\x00\x00\x00\x01"])
+
+
+@st.composite
+def nal_unit(draw: st.DrawFn) -> bytes:
+    """A NAL unit: any header of types 1 to 23, a body that holds no start code and ends in no zero."""
+    header = draw(st.integers(0, 3)) << 5 | draw(st.integers(1, 23))
+    near_limit = st.integers(PAYLOAD_BYTES - 3, PAYLOAD_BYTES + 3)
+    size = draw(st.one_of(st.integers(1, 60), near_limit, st.integers(1, 20_000)))
+    seed = draw(st.integers(1, 255))
+    return bytes([header]) + bytes((seed + n) % 255 + 1 for n in range(size))
+
+
+@given(st.lists(st.tuples(START_CODES, nal_unit()), min_size=1, max_size=8))
+def test_an_access_unit_comes_out_as_it_went_in(parts: list[tuple[bytes, bytes]]) -> None:
+    unit = b"".join(code + nal for code, nal in parts)
+    nals = [nal for _, nal in parts]
+    assert split_nals(unit) == nals
+    payloads = packetize(unit)
+    assert all(0 < len(payload) <= PAYLOAD_BYTES for payload in payloads)
+    assert split_nals(b"".join(h264_depayload(payload) for payload in payloads)) == nals
+
+
+def test_parameter_sets_travel_in_one_packet() -> None:
+    unit = b"".join(b"\x00\x00\x00\x01" + nal for nal in (b"\x67abc", b"\x68d", b"\x65" + b"x" * 3000))
+    payloads = packetize(unit)
+    assert payloads[0] == b"\x78\x00\x04\x67abc\x00\x02\x68d"
+    assert len(payloads) == 4
+    assert max(map(len, payloads[1:])) - min(map(len, payloads[1:])) <= 3
+
+
+class Source:
+    def __init__(self) -> None:
+        self.keyframes = 0
+        self.bitrates: list[int] = []
+
+    def sound_packet(self, index: int) -> bytes:
+        return b"sound"
+
+    async def picture_packet(self, index: int) -> bytes | None:
+        return b"\x00\x00\x01\x65picture"
+
+    def picture_frame(self, index: int) -> Any:
+        raise AssertionError(index)
+
+    def request_keyframe(self) -> None:
+        self.keyframes += 1
+
+    def set_target_bitrate(self, bps: int) -> None:
+        self.bitrates.append(bps)
+
+
+async def adopted(pc: RTCPeerConnection, track: MediaTrack) -> RTCRtpSender:
+    sender = pc.addTrack(track)
+    PacketSender.adopt(sender)
+    return sender
+
+
+async def test_aiortc_still_has_what_the_sender_relies_on() -> None:
+    pc = RTCPeerConnection()
+    sender = pc.addTransceiver("video").sender
+    missing = [name for name in PRIVATE_ATTRIBUTES if not hasattr(sender, name)]
+    assert not missing
+    await pc.close()
+
+
+async def test_feedback_reaches_the_source_of_the_picture() -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), MonotonicClock()
+    sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
+    ssrc = sender._ssrc
+    await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=1, ssrc=1, media_ssrc=ssrc))
+    await sender._handle_rtcp_packet(
+        RtcpPsfbPacket(fmt=4, ssrc=1, media_ssrc=ssrc, fci=struct.pack("!LBBH", ssrc, 1, 0, 0))
+    )
+    assert source.keyframes == 2
+    for fci in (
+        pack_remb_fci(300_000, [ssrc]),
+        pack_remb_fci(1, [ssrc + 1]),
+        b"REMB\x05\x00\x00\x00",
+        b"other",
+    ):
+        await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=15, ssrc=1, media_ssrc=0, fci=fci))
+    assert source.bitrates == [300_000]
+    assert outbound_stats(sender)["target_bps"] == 300_000
+    await pc.close()
+
+
+async def test_feedback_about_sound_asks_for_no_picture() -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), MonotonicClock()
+    sender = await adopted(pc, SoundTrack(source, clock, clock.now_s()))
+    await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=1, ssrc=1, media_ssrc=sender._ssrc))
+    assert source.keyframes == 0
+    await pc.close()
+
+
+async def test_sender_reports_map_both_clocks_to_the_same_wall_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), MonotonicClock()
+    start_s = clock.now_s() - 50.01
+    reports = []
+
+    async def note(self: RTCRtpSender, packets: list[Any]) -> None:
+        reports.extend(packets)
+
+    monkeypatch.setattr(RTCRtpSender, "_send_rtcp", note)
+    media_s = []
+    for track in (SoundTrack(source, clock, start_s), PictureTrack(source, clock, start_s, 30, encoded=True)):
+        sender = await adopted(pc, track)
+        frame = await sender._next_encoded_frame(None)
+        media_s.append(frame.timestamp / track.clock_rate_hz)
+        info = RtcpSenderInfo(ntp_timestamp=0, rtp_timestamp=0, packet_count=1, octet_count=1)
+        await sender._send_rtcp([RtcpSrPacket(ssrc=1, sender_info=info)])
+    wall_s = [report.sender_info.ntp_timestamp / (1 << 32) for report in reports]
+    assert wall_s[1] - wall_s[0] == pytest.approx(media_s[1] - media_s[0], abs=0.002)
+    await pc.close()
