@@ -1,0 +1,1 @@
+"""Sessions: their hosts, their state and their registry."""
