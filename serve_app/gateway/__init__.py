@@ -1,0 +1,1 @@
+"""The ingress: one file per protocol, no media state."""

@@ -1,0 +1,1 @@
+"""Document 000: audio to video over one WebSocket."""

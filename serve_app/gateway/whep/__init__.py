@@ -1,0 +1,1 @@
+"""Watching any running session (WHEP, draft-ietf-wish-whep-04)."""

@@ -1,0 +1,102 @@
+"""An Animator replica is killed in mid-utterance: its windows are made again, and the sound never notices."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from serve_app.nouns import SPEECH_HZ
+from tests.integration.listener import (
+    Listener,
+    find,
+    find_pieces,
+    in_order,
+    next_event,
+    session,
+    speech,
+)
+from tests.server import TRACER, Server, animator, running
+
+pytestmark = pytest.mark.chaos
+
+FPS = 30
+VIDEO_HZ = 90_000
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])
+def num_replicas(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(num_replicas: int) -> Iterator[Server]:
+    with running({"model": "tracer", "animators": {"tracer": animator(num_replicas)}}) as server:
+        yield server
+
+
+async def replaced(server: Server, killed: psutil.Process, num_replicas: int) -> None:
+    """Wait until as many replicas run as before."""
+    await asyncio.to_thread(server.wait_for, TRACER, num_replicas, without=killed)
+    await asyncio.to_thread(server.wait_until_ready)
+
+
+def lips_still_s(listener: Listener) -> float:
+    """Return the longest time without a new speaking picture, between the first and the last one."""
+    shown: dict[int, int] = {}
+    for picture in listener.pictures:
+        if picture.index is not None:
+            shown.setdefault(picture.index, picture.timestamp)
+    return max(b - a for a, b in itertools.pairwise(sorted(shown.values()))) / VIDEO_HZ
+
+
+async def test_sound_is_unbroken_and_lips_come_back(
+    server: Server, num_replicas: int, record_property: Callable[[str, object], None]
+) -> None:
+    said, after = speech(8.0, seed=50), speech(1.5, seed=51)
+    async with session(server.url()) as (client, listener, inbox):
+        spoken = await client.speak(said, SPEECH_HZ)
+        await next_event(inbox, "generation.started")
+        await asyncio.sleep(1.0)
+        killed = server.kill(TRACER)
+        completed = await next_event(inbox, "generation.completed")
+        await asyncio.sleep(0.3)
+        lips, indices = lips_still_s(listener), listener.indices()
+        await replaced(server, killed, num_replicas)
+        await client.speak(after, SPEECH_HZ)
+        await next_event(inbox, "generation.completed")
+        await asyncio.sleep(0.3)
+        assert client.resumes == 0
+    record_property("lips still for", f"{lips:.2f} s")
+    assert completed.message["chunk_index"] == spoken.chunk_index
+    assert completed.message["played_ms"] == 8000
+    sound = listener.sound()
+    assert find(said, sound).is_whole
+    assert find(after, sound).is_whole
+    assert in_order(indices)
+    assert lips <= 1.0
+
+
+async def test_live_stream_goes_on(
+    server: Server, num_replicas: int, record_property: Callable[[str, object], None]
+) -> None:
+    said = speech(6.0, seed=52)
+    async with session(server.url()) as (client, listener, inbox):
+        streaming = asyncio.create_task(client.stream(said, SPEECH_HZ, chunk_ms=40))
+        await next_event(inbox, "generation.started")
+        await asyncio.sleep(1.5)
+        killed = server.kill(TRACER)
+        await streaming
+        await next_event(inbox, "generation.completed")
+        await asyncio.sleep(0.3)
+        heard = find_pieces(said, listener.sound())
+        lips, indices = lips_still_s(listener), listener.indices()
+        await replaced(server, killed, num_replicas)
+    record_property("sound late by", f"{heard.paused_s:.2f} s")
+    record_property("lips still for", f"{lips:.2f} s")
+    assert heard.is_whole, heard.alike
+    assert heard.paused_s < 1.0
+    assert in_order(indices)
