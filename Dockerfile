@@ -1,0 +1,56 @@
+# syntax=docker/dockerfile:1
+# The server in a container.
+#   docker build -t avatar .                           CPU
+#   docker build -t avatar:cuda --build-arg DEVICE=cuda .   CUDA; run with --gpus all
+# Both use one base, because every node of a Ray cluster must run the same Python: torch's CUDA wheels bring
+# the CUDA libraries with them, and the NVIDIA container runtime brings the driver.
+
+ARG DEVICE=cpu
+
+FROM python:3.11-slim AS base-cpu
+# An index with CPU-only wheels of torch makes this image several GB smaller; without one the general wheel
+# is installed, which runs on a CPU too.
+ARG TORCH_INDEX_URL=""
+ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX_URL}
+
+FROM python:3.11-slim AS base-cuda
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM base-${DEVICE} AS runtime
+
+# rsync and ssh: `ray up` copies files with them and starts further nodes.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends openssh-client rsync \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 avatar
+
+# With RAY_AUTH_MODE named, every node and command of a cluster uses ~/.ray/auth_token; left out, only heads do.
+ENV PYTHONUNBUFFERED=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    RAY_AUTH_MODE=token \
+    RAY_USAGE_STATS_ENABLED=0
+
+WORKDIR /app
+
+# Dependencies first: they change less often than the code.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN mkdir serve_app \
+    && touch serve_app/__init__.py \
+    && pip install --constraint constraints.txt --editable '.[realtime,livekit,daily]'
+
+COPY serve_app ./serve_app
+COPY configs ./configs
+
+RUN mkdir output_videos temp_audio && chown avatar:avatar output_videos temp_audio
+USER avatar
+VOLUME ["/app/output_videos", "/app/temp_audio"]
+
+EXPOSE 8765
+EXPOSE 50000-50063/udp
+
+HEALTHCHECK --interval=10s --timeout=5s --start-period=90s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8765/healthz', timeout=4)"]
+
+CMD ["serve", "run", "--address", "local", "configs/compose.yaml"]
