@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-CATEGORIES = frozenset({"unit", "protocol", "integration", "browser", "chaos"})
+CATEGORIES = frozenset({"unit", "protocol", "golden", "network", "integration", "browser", "chaos"})
 GRACE_S = 0.2
 """Tasks that were cancelled as a test's last act may need a few turns of the loop."""
 

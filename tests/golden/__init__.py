@@ -1,0 +1,1 @@
+"""Golden numbers of the neural models: the reference's weights recipe, inputs and outputs lie in `data`."""
