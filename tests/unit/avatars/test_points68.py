@@ -12,7 +12,6 @@ from serve_app.avatars.bundle import Landmarks
 from serve_app.avatars.face import landmarks_of
 from serve_app.avatars.points68 import (
     BRIDGE,
-    INNER_LIPS,
     JAW,
     LEFT_BROW,
     LEFT_EYE,
