@@ -22,6 +22,7 @@ AvatarError
 │   └── RoomFailed              a room cannot be joined, or was lost
 ├── ModelError                  a model could not turn a window into a clip
 │   ├── ModelNotLoaded          no replica serves that model
+│   ├── ModelOutOfMemory        the device cannot hold even the smallest batch
 │   └── AvatarInvalid           a bundle that is missing, damaged or of another version
 ├── HostLost                    the actor that held a session is gone
 └── ReplicaLost                 an Animator replica vanished in mid-call; the window may be tried again
@@ -186,6 +187,13 @@ class ModelNotLoaded(ModelError):
     """No replica serves that model."""
 
     code = "model_not_loaded"
+
+
+class ModelOutOfMemory(ModelError):
+    """The device cannot hold even the smallest batch; what else runs on it may leave room later."""
+
+    code = "model_out_of_memory"
+    retryable = True
 
 
 class AvatarInvalid(ModelError):

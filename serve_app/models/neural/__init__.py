@@ -1,0 +1,1 @@
+"""What the models on a GPU share: official checkpoints, batches of few sizes, memory, and broken frames."""
