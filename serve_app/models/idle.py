@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from serve_app.avatars.bundle import SIZE, AvatarBundle, Contour
+from serve_app.avatars.bundle import SIZE, AvatarBundle, Contour, Landmarks
 from serve_app.models.i420 import Planes, over, planes, rounded, sample
-from serve_app.nouns import UInt8
+from serve_app.nouns import BaseLoop, UInt8
 
 LOOP_S = 16 / 3
 MAX_FRAMES = 176
@@ -70,6 +70,59 @@ class HeadMotion:
         right = self.dx[:, rows, None] + self.turn[:, None, None] * depth
         down = self.dy[:, rows, None] + self.bow[:, None, None] * depth
         return right, down + self.tilt[:, rows, None] * (columns - SIZE / 2)
+
+    def moved(self, places: Tensor) -> Tensor:
+        """Return where places of the portrait at rest, [P, 2] (x, y), are in each frame, [L, P, 2]."""
+        there = places[None].expand(len(self.dx), -1, -1)
+        # How far a place has moved is known where it has moved to; a second look is exact to 0.01 px.
+        for _ in range(2):
+            columns, rows = there.round().long().clamp(0, SIZE - 1).unbind(2)  # [L, P]
+            depth = self.depth[rows, columns]
+            right = self.dx.gather(1, rows) + self.turn[:, None] * depth
+            down = self.dy.gather(1, rows) + self.bow[:, None] * depth
+            down = down + self.tilt.gather(1, rows) * (there[..., 0] - SIZE / 2)
+            there = places[None] + torch.stack([right, down], dim=2)
+        return there
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Idle:
+    """The base loop of an avatar, and where its face is in each frame.
+
+    Attributes:
+        loop: the pictures.
+        faces: L, one for each picture. Of a still they are where the head's motion takes its landmarks; lids
+            that blink are not followed.
+    """
+
+    loop: BaseLoop
+    faces: tuple[Landmarks, ...]
+
+    def landmarks_at(self, frame: int) -> Landmarks:
+        """Return where the face is in a base frame (not reduced modulo L)."""
+        return self.faces[frame % len(self.faces)]
+
+
+def base_loop(bundle: AvatarBundle, fps: int, device: torch.device) -> Idle:
+    """Return the base loop of an avatar.
+
+    Args:
+        bundle: the avatar.
+        fps: frames per second that are wanted.
+        device: where to render.
+    """
+    motion = head_motion(bundle, num_frames(fps), device)
+    frames = render(person(bundle, fps, device), motion)
+    return Idle(BaseLoop(bundle.avatar_id, SIZE, SIZE, fps, frames), _faces(bundle.landmarks, motion))
+
+
+def _faces(landmarks: Landmarks, motion: HeadMotion) -> tuple[Landmarks, ...]:
+    """Return landmarks as they move, for each frame."""
+    contours = landmarks.contours()
+    places = torch.from_numpy(np.concatenate(list(contours.values()))).to(motion.dx.device)
+    moved = motion.moved(places).cpu().numpy()
+    ends = np.cumsum([len(contour) for contour in contours.values()])[:-1]
+    return tuple(Landmarks(**dict(zip(contours, np.split(points, ends), strict=True))) for points in moved)
 
 
 def head_motion(bundle: AvatarBundle, length: int, device: torch.device) -> HeadMotion:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from serve_app.avatars.store import AvatarStore
-from serve_app.models.idle import MAX_FRAMES, head_motion, num_frames
+from serve_app.models.idle import MAX_FRAMES, base_loop, head_motion, num_frames
 from serve_app.models.portrait import Portrait
 from serve_app.nouns import UInt8
 
@@ -57,6 +57,38 @@ def test_nose_moves_further_than_the_outline_of_the_head() -> None:
     right = motion.at(row, columns)[0][:, 0]  # [L, 2]: nose, outline
     swing = right.max(0).values - right.min(0).values
     assert swing[0] > 1.3 * swing[1] > 0.5
+
+
+def test_landmarks_go_where_the_head_goes() -> None:
+    bundle = AvatarStore(None).load("collins")
+    idle = base_loop(bundle, 30, torch.device("cpu"))
+    frames = luma(idle.loop.frames)
+    assert len(idle.faces) == len(frames) == num_frames(30)
+    # The corner of the mouth in a frame looks as it does in another one, if it was found in both.
+    patches, still = [], []
+    for frame in (0, 40, 80, 120):
+        x, y = idle.landmarks_at(frame).upper_lip_outer[0].round().astype(int)
+        patches.append(frames[frame, y - 8 : y + 9, x - 8 : x + 9])
+        x, y = bundle.landmarks.upper_lip_outer[0].round().astype(int)
+        still.append(frames[frame, y - 8 : y + 9, x - 8 : x + 9])
+    assert np.ptp(patches, axis=0).mean() < 0.7 * np.ptp(still, axis=0).mean()
+
+
+def test_places_are_found_again_where_the_head_has_taken_them() -> None:
+    motion = head_motion(AvatarStore(None).load("default"), 60, torch.device("cpu"))
+    places = torch.tensor([[256.0, 300.0], [180.0, 220.0], [330.0, 400.0]])
+    for frame, points in enumerate(motion.moved(places)):
+        x, y = points.T
+        right, down = (
+            part[0].diagonal()
+            for part in motion.frames(torch.tensor([frame])).at(y.round().long(), x.round().long())
+        )
+        torch.testing.assert_close(torch.stack([x - right, y - down], dim=1), places, atol=0.05, rtol=0)
+
+
+def test_frames_beyond_the_loop_begin_it_again() -> None:
+    idle = base_loop(AvatarStore(None).load("default"), 10, torch.device("cpu"))
+    assert idle.landmarks_at(len(idle.faces) + 3) is idle.landmarks_at(3)
 
 
 def test_eyes_blink_and_are_mostly_open(portrait: Portrait) -> None:
