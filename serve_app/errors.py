@@ -22,6 +22,7 @@ AvatarError
 │   └── RoomFailed              a room cannot be joined, or was lost
 ├── ModelError                  a model could not turn a window into a clip
 │   ├── ModelNotLoaded          no replica serves that model
+│   ├── WeightsUnavailable      weights cannot be fetched, or are not what was published
 │   ├── ModelOutOfMemory        the device cannot hold even the smallest batch
 │   └── AvatarInvalid           a bundle that is missing, damaged or of another version
 ├── HostLost                    the actor that held a session is gone
@@ -187,6 +188,12 @@ class ModelNotLoaded(ModelError):
     """No replica serves that model."""
 
     code = "model_not_loaded"
+
+
+class WeightsUnavailable(ModelError):
+    """Weights cannot be fetched, or what came is not what was published."""
+
+    code = "weights_unavailable"
 
 
 class ModelOutOfMemory(ModelError):

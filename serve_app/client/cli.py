@@ -1,4 +1,4 @@
-"""The command line: `avatar create`, `tools`, `render`, `speak`, `doctor` and `key`.
+"""The command line: `avatar create`, `tools`, `models`, `render`, `speak`, `doctor` and `key`.
 
 Commands import what they need when they run, so that `avatar --help` is quick.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from serve_app.client.models import models
 from serve_app.errors import AvatarError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Commands(click.Group):
 def main() -> None:
     """Talking avatars in real time: speech in, a face that speaks it out."""
 
+
+main.add_command(models)
 
 STORE = click.option(
     "--store",
