@@ -28,7 +28,7 @@ run: $(VENV)/.serving ## serve http://localhost:8765 on this machine
 test: $(VENV)/.testing ## set up everything and run lint, types and every test
 	scripts/system-packages
 	$(MAKE) --no-print-directory lint types imports
-	$(BIN)/pytest
+	$(BIN)/python -m pytest -p tests.leaving
 
 check: $(VENV)/.testing lint types imports ## what to run before a commit: lint, types, unit tests
 	$(BIN)/pytest tests/unit
