@@ -219,9 +219,9 @@ class A2vClient:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._socket is not None:
             await self._socket.close()
+        self.media.close()
         if self._peer is not None:
             await self._peer.close()
-        self.media.close()
 
     # Speech.
 
@@ -497,6 +497,7 @@ class A2vClient:
 
     async def _negotiate(self) -> None:
         if self._peer is not None:
+            self.media.close()
             await self._peer.close()
         servers = [
             RTCIceServer(urls=s["urls"], username=s.get("username"), credential=s.get("credential"))

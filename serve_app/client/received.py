@@ -25,7 +25,7 @@ import numpy as np
 from aiortc import RTCPeerConnection, RTCRtpReceiver
 from aiortc.codecs import get_decoder
 from aiortc.jitterbuffer import JitterFrame
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from aiortc.rtp import AnyRtcpPacket, RtcpSrPacket, RtpPacket
 
 from serve_app.nouns import PACKET_SAMPLES, SOUND_HZ, Int16, UInt8
@@ -265,6 +265,7 @@ class Lane:
         self._decoder: Any = None
         self._decoder_name = ""
         self._needs_keyframe = False
+        self._is_closed = False
 
     def install(self, receiver: RTCRtpReceiver, codecs: list[RTCRtpCodecParameters]) -> None:
         """Stand in for the jitter buffer of an RTCRtpReceiver and listen to its sender reports.
@@ -283,6 +284,15 @@ class Lane:
             await rtcp(packet)
 
         receiver._handle_rtcp_packet = heard  # noqa: SLF001
+        start = receiver.receive
+
+        async def receive(parameters: RTCRtpReceiveParameters) -> None:
+            # aiortc starts receivers of a peer that is closed while it connects, each with a thread that
+            # nothing ends and that Python waits for at its exit.
+            if not self._is_closed:
+                await start(parameters)
+
+        receiver.receive = receive
 
     def add(self, packet: RtpPacket) -> tuple[bool, None]:
         """Take a packet from aiortc.
@@ -290,6 +300,8 @@ class Lane:
         Returns:
             Whether a keyframe must be asked for, and None: aiortc has nothing to decode.
         """
+        if self._is_closed:
+            return False, None
         self.packets += 1
         lost = self.assembler.lost
         frames = self.assembler.add(
@@ -328,7 +340,8 @@ class Lane:
         self._sink(received)
 
     def close(self) -> None:
-        """Stop decoding; frames not yet decoded are dropped."""
+        """Stop decoding; frames not yet decoded are dropped. Comes before the peer's own end."""
+        self._is_closed = True
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 

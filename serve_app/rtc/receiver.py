@@ -88,8 +88,8 @@ class SoundReceiver(RTCRtpReceiver):  # type: ignore[misc, unused-ignore]
         return sum(max(0, source.statistics.packets_lost) for source in self._sources.values())
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
-        """Start; called by aiortc when DTLS is through, perhaps more than once."""
-        if self._reports is None:
+        """Start; called by aiortc when DTLS is through, perhaps more than once, or after `stop`."""
+        if self._reports is None and self._enabled:
             self._payload_types = frozenset(codec.payloadType for codec in parameters.codecs)
             self.transport._register_rtp_receiver(self, parameters)
             self._reports = asyncio.ensure_future(self._send_reports())

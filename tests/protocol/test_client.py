@@ -171,10 +171,21 @@ async def test_no_door_is_said_with_its_address() -> None:
 async def test_received_media_is_written_to_an_mp4_in_step(url: str, tmp_path: Path) -> None:
     path = tmp_path / "received.mp4"
     writer = Mp4Writer(path)
-    receiver = Receiver(on_video=writer.write, on_sound=writer.write)
+    spoke, silent = asyncio.Event(), asyncio.Event()
+
+    def seen(received: Received) -> None:
+        writer.write(received)
+        if is_speaking(received.frame.to_ndarray()[:512].astype(np.uint8)):
+            spoke.set()
+        elif spoke.is_set():
+            silent.set()
+
+    receiver = Receiver(on_video=seen, on_sound=writer.write)
     async with A2vClient(url, media=receiver) as client:
         spoken = await client.speak(tone(1.0), 16_000)
         await client.completed(spoken)
+        # The last pictures are on their way when the door says that they were sent.
+        await asyncio.wait_for(silent.wait(), 10)
         lag_s = receiver.sound_lag_s()
     await asyncio.to_thread(writer.finish, lag_s)
 

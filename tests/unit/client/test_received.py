@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import threading
 from fractions import Fraction
 
 import pytest
+from aiortc import RTCPeerConnection
+from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.client.received import EncodedFrame, FrameAssembler, RtpClock, Unwrapper
+from serve_app.client.received import EncodedFrame, FrameAssembler, Receiver, RtpClock, Unwrapper
 
 pytestmark = pytest.mark.unit
 
@@ -129,3 +132,14 @@ def test_a_report_after_the_wrap_counts_in_the_next_cycle() -> None:
     clock.see(2**32 - 480)
     clock.report(ntp(Fraction(10)), 0)
     assert clock.sent_s(2**32 - 480) == pytest.approx(9.99)
+
+
+async def test_a_peer_that_is_closed_while_it_connects_leaves_no_thread() -> None:
+    peer = RTCPeerConnection()
+    transceiver = peer.addTransceiver("video")
+    media = Receiver()
+    media.attach(peer)
+    media.close()
+    await transceiver.receiver.receive(RTCRtpReceiveParameters(codecs=[], muxId="0"))
+    await peer.close()
+    assert [thread.name for thread in threading.enumerate() if thread.name == "video-decoder"] == []

@@ -87,3 +87,14 @@ async def test_reports_can_be_written_whatever_the_clock_of_the_sender() -> None
     assert receiver.packets == 200
     assert receiver.lost >= 0
     await pc.close()
+
+
+async def test_one_that_was_stopped_before_it_started_stays_still() -> None:
+    pc = RTCPeerConnection()
+    receiver: Any = pc.addTransceiver("audio").receiver
+    clock = MonotonicClock()
+    SoundReceiver.adopt(receiver, Microphone(Ear(), clock.now_s()), clock)
+    await receiver.stop()
+    await receiver.receive(RTCRtpReceiveParameters(codecs=[OPUS], muxId="0"))
+    assert receiver._reports is None
+    await pc.close()
