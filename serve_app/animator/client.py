@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import Any, TypeVar, cast
 
@@ -13,6 +14,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import AvatarError, HostLost, ModelError, ReplicaLost
+from serve_app.metrics import window_metrics
 from serve_app.models.base import ModelSpec
 from serve_app.nouns import BaseLoop, ClipBatch, WindowBatch
 
@@ -96,11 +98,11 @@ class AnimatorClient:
         Raises:
             ReplicaLost: no replica took the call.
         """
+        asked_s = time.monotonic()
         response = self._handle.animate.remote(batch)
-        return cast(
-            "ray.ObjectRef[ClipBatch]",
-            await from_replica(asyncio.wait_for(response._to_object_ref(), self._timeout_s)),  # noqa: SLF001
-        )
+        clips = await from_replica(asyncio.wait_for(response._to_object_ref(), self._timeout_s))  # noqa: SLF001
+        window_metrics().stage("submit", time.monotonic() - asked_s)
+        return cast("ray.ObjectRef[ClipBatch]", clips)
 
     async def pull(self, clips: ray.ObjectRef[ClipBatch]) -> ClipBatch:
         """Fetch the clips behind a reference.

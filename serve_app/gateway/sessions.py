@@ -25,6 +25,7 @@ from serve_app.errors import (
 )
 from serve_app.gateway.conversation_lane import ConversationLane
 from serve_app.gateway.link import OpenUtterance, SessionFacts, Viewing
+from serve_app.metrics import RefusalMetrics
 from serve_app.nouns import Credit, Int16, Sound, Window, WindowBatch
 from serve_app.session.admission import Place
 from serve_app.session.events import SessionClosed, SessionEvent
@@ -235,6 +236,7 @@ class RaySessions:
         self.dispatcher = Dispatcher(config.speech, clock)
         self._app_name = app_name
         self._animators = animators
+        self._metrics = RefusalMetrics("registry_lost", "host_lost")
         self._registry_actor: ActorHandle[Any] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -276,6 +278,7 @@ class RaySessions:
             limits = KeyLimits.of(self.config.auth, request.key_id)
             place = cast("Place", await self.registry.admit.remote(limits))
         except RayError as error:
+            self._metrics.refused("registry_lost")
             raise AdmissionRefused(
                 "the session registry restarts", self.config.session.retry_after_s
             ) from error
@@ -287,6 +290,7 @@ class RaySessions:
             opened = cast("Opened", await from_host(actor.open.remote(_within(request, place))))
             session_id = opened.session_id
         except (HostLost, ValueError) as error:
+            self._metrics.refused("host_lost")
             raise AdmissionRefused("a session host restarts", self.config.session.retry_after_s) from error
         finally:
             self.registry.admitted.remote(place.reservation, session_id)

@@ -12,7 +12,8 @@ import ipaddress
 import logging
 import random
 import socket
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from aioice import Candidate, Connection
 from aioice.candidate import candidate_foundation, candidate_priority
@@ -25,6 +26,19 @@ from serve_app.config import IceConfig
 logger = logging.getLogger("serve_app.rtc")
 
 LOOPBACK = "127.0.0.1"
+
+PeerFailure = Literal[
+    "no_local_address",
+    "no_remote_address",
+    "no_reply",
+    "dtls",
+    "consent_lost",
+    "no_sdp_answer",
+    "data_channel",
+]
+"""Why a peer failed: this server has no address to offer; the client named none that can be used; no check
+came back; the handshake did not finish; a connected client stopped answering; it did not answer the offer;
+it did not read its events."""
 
 MAX_WAITING_DATAGRAMS = 1024
 """Datagrams kept until somebody takes them; a connected peer takes each at once."""
@@ -174,32 +188,46 @@ class ConfiguredConnection(Connection):  # type: ignore[misc, unused-ignore]
         return [candidate]
 
 
-def describe_failure(pc: RTCPeerConnection) -> tuple[str, list[str]]:
-    """Say why a connection did not come about.
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Why a connection did not come about.
 
-    Returns:
-        One sentence for a person with what to do, and the candidate pairs that were tried with their states.
+    Attributes:
+        cause: for counting.
+        detail: one sentence for a person, with what to do.
+        pairs: the candidate pairs that were tried, with their states.
     """
+
+    cause: PeerFailure
+    detail: str
+    pairs: tuple[str, ...]
+
+
+def describe_failure(pc: RTCPeerConnection) -> Diagnosis:
+    """Say why a connection did not come about."""
     connections = _connections(pc)
     local = [candidate for connection in connections for candidate in connection.local_candidates]
     remote = [candidate for connection in connections for candidate in connection.remote_candidates]
     checks = [pair for connection in connections for pair in connection._check_list]
     has_turn = any(connection.turn_server for connection in connections)
-    pairs = [_describe_pair(pair) for pair in checks]
+    pairs = tuple(_describe_pair(pair) for pair in checks)
     if any(pair.nominated for pair in checks):
-        return (
+        return Diagnosis(
+            "dtls",
             "The network path works but the DTLS handshake did not finish: "
             "a firewall or proxy that inspects UDP is likely in between; allow DTLS or use TURN over TLS.",
             pairs,
         )
     if not local:
-        return (
+        return Diagnosis(
+            "no_local_address",
             "The server found no network address it could offer: "
             "check that UDP ports are free in ice.udp_port_range and that the host has a network.",
             pairs,
         )
     if not remote and not checks:
-        return (
+        return Diagnosis(
+            "no_remote_address",
             "The client offered no address the server could resolve, and no packet of it arrived: "
             "open the page over HTTPS or from localhost, open the server's UDP ports in the firewall, "
             "or configure a TURN server.",
@@ -211,7 +239,8 @@ def describe_failure(pc: RTCPeerConnection) -> tuple[str, list[str]]:
         else "open the server's UDP ports (ice.udp_port_range), set ice.public_address if the server is "
         "behind NAT, or configure a TURN server"
     )
-    return (
+    return Diagnosis(
+        "no_reply",
         f"No UDP packet came back on any of {len(pairs)} address pairs: a firewall is in the way; {advice}.",
         pairs,
     )

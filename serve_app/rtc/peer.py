@@ -29,7 +29,7 @@ from serve_app.rtc.association import Association
 from serve_app.rtc.candidate import MALFORMED, MAX_CANDIDATES, CandidateInit, parse_candidate
 from serve_app.rtc.channel import EventChannel
 from serve_app.rtc.description import Line, Offer, read_answer, read_offer
-from serve_app.rtc.ice import apply_ice_config, describe_failure, rtc_configuration
+from serve_app.rtc.ice import PeerFailure, apply_ice_config, describe_failure, rtc_configuration
 from serve_app.rtc.inbound import Inbound
 from serve_app.rtc.microphone import Microphone
 from serve_app.rtc.receiver import SoundReceiver
@@ -52,11 +52,13 @@ class PeerState:
         name: "connecting", "connected", "failed" or "closed"; the last two are final.
         detail: for "failed", one sentence for a person: why, and what to do.
         pairs: for "failed", the candidate pairs that were tried, as text.
+        cause: for "failed", why, for counting.
     """
 
     name: str
     detail: str = ""
     pairs: tuple[str, ...] = ()
+    cause: PeerFailure | None = None
 
 
 class Peer:
@@ -405,13 +407,14 @@ class Peer:
         if self._awaits_answer:
             self._fail_because(
                 f"The client did not answer the server's offer within {self._ice.connect_timeout_s:g} s: "
-                "call pc.setRemoteDescription(offer), pc.createAnswer() and send the answer back."
+                "call pc.setRemoteDescription(offer), pc.createAnswer() and send the answer back.",
+                "no_sdp_answer",
             )
         else:
             self._fail()
 
-    def _fail_because(self, detail: str) -> None:
-        self._report(PeerState("failed", detail))
+    def _fail_because(self, detail: str, cause: PeerFailure = "data_channel") -> None:
+        self._report(PeerState("failed", detail, cause=cause))
         self._begin_closing()
 
     def _begin_closing(self) -> asyncio.Future[None]:
@@ -424,10 +427,10 @@ class Peer:
             detail = (
                 "The client stopped answering for about 30 s: it is gone or lost its network; connect again."
             )
-            self._report(PeerState("failed", detail))
+            self._report(PeerState("failed", detail, cause="consent_lost"))
         else:
-            detail, pairs = describe_failure(self._pc)
-            self._report(PeerState("failed", detail, tuple(pairs)))
+            found = describe_failure(self._pc)
+            self._report(PeerState("failed", found.detail, found.pairs, found.cause))
         self._begin_closing()
 
     def _report(self, state: PeerState) -> None:

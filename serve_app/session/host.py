@@ -11,9 +11,8 @@ import gc
 import logging
 import secrets
 from collections.abc import Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from serve_app.animator.client import AnimatorClient
 from serve_app.clock import MonotonicClock
@@ -28,10 +27,9 @@ from serve_app.errors import (
 )
 from serve_app.logs import configure_logs
 from serve_app.media.idle import EncodedLoop
-from serve_app.media.playout import Counters
 from serve_app.media.recorder import RecordingFolder
 from serve_app.media.windower import WindowGrid
-from serve_app.metrics import HostMetrics
+from serve_app.metrics import EncodeMetrics, HostMetrics, window_metrics
 from serve_app.nouns import (
     AVATAR_PREPARING,
     SPEECH_HZ,
@@ -43,6 +41,8 @@ from serve_app.nouns import (
     WindowBatch,
 )
 from serve_app.rtc.encoder import H264Encoder
+from serve_app.rtc.ice import PeerFailure
+from serve_app.rtc.measured import MeasuredExecutor
 from serve_app.session.events import SessionEvent
 from serve_app.session.facts import SessionFacts, Viewing
 from serve_app.session.lifetime import end_of
@@ -51,6 +51,7 @@ from serve_app.session.request import SessionRequest
 from serve_app.session.rescue import cut_window
 from serve_app.session.residents import Residents
 from serve_app.session.session import Face, Session
+from serve_app.session.telemetry import Telemetry
 
 logger = logging.getLogger("serve_app.host")
 
@@ -87,11 +88,11 @@ class SessionHost:
         self._animators: dict[str, AnimatorClient] = {}
         self._grids: dict[str, WindowGrid] = {}
         self._faces: dict[tuple[str, str], asyncio.Future[Face]] = {}
-        self._executor = ThreadPoolExecutor(config.encoder.threads, thread_name_prefix="encode")
+        self._executor = MeasuredExecutor(config.encoder.threads, EncodeMetrics(tag).encoded)
         self._recordings = RecordingFolder(config.recording) if config.recording.enabled else None
         self._tasks: set[asyncio.Future[Any]] = set()
-        self._metrics = HostMetrics(tag)
-        self._seen: dict[str, Counters] = {}
+        self._metrics = HostMetrics(tag, get_args(PeerFailure))
+        self._telemetry = Telemetry(self._metrics, self._clock)
         self._starving: dict[str, tuple[tuple[int, int], float]] = {}
         self._rescuing: set[str] = set()
         self._residents = Residents(config, self._clock, self._animator, self.deliver, self._credits_of)
@@ -262,7 +263,6 @@ class SessionHost:
 
     async def interrupt(self, session_id: str) -> int:
         """Silence a session; return its new generation."""
-        self._metrics.interrupts.inc()
         return self._session(session_id).interrupt()
 
     async def events(self, session_id: str, start: int, owner: int) -> tuple[int, list[SessionEvent]] | None:
@@ -287,10 +287,10 @@ class SessionHost:
         """End a session; does nothing when it is gone."""
         session = self._sessions.pop(session_id, None)
         self._starving.pop(session_id, None)
-        self._seen.pop(session_id, None)
         if session is None:
             return
         logger.info("session %s closed: %s", session_id, reason)
+        self._telemetry.ends(session)
         await session.close(reason)
         self._residents.move_out(session)
         self._ended[session_id] = session.facts()
@@ -329,7 +329,10 @@ class SessionHost:
             batch = ClipBatch(
                 tuple(ClipFailure("replica_lost", "no replica answered") for _ in windows), 0.0, 0
             )
-        self._metrics.clip_wait_ms.observe((self._clock.now_s() - asked_s) * 1000)
+        waited_s = self._clock.now_s() - asked_s
+        self._metrics.clip_wait_ms.observe(waited_s * 1000)
+        window_metrics().stage("step", batch.step_s)
+        window_metrics().stage("queue", waited_s - batch.step_s)
         later: list[Window] = []
         for window, is_wanted, result in zip(windows, wanted, batch.results, strict=True):
             session = self._sessions.get(window.session_id)
@@ -393,7 +396,7 @@ class SessionHost:
             beats += 1
             if beats % 10 == 0:
                 await self._end_expired(now_s)
-                self._report()
+                self._telemetry.report(self._sessions.values())
             if beats % 600 == 0 and self._recordings is not None:
                 await asyncio.to_thread(self._recordings.delete_expired)
 
@@ -402,16 +405,6 @@ class SessionHost:
             reason = end_of(session, self._config.session, now_s)
             if reason is not None:
                 await self.close_session(session.session_id, reason)
-
-    def _report(self) -> None:
-        self._metrics.sessions.set(len(self._sessions))
-        self._metrics.speaking.set(sum(s.playout.is_speaking for s in self._sessions.values()))
-        for session_id, session in self._sessions.items():
-            now, before = session.playout.counters, self._seen.get(session_id, Counters())
-            for name in ("late_frames", "repeated_frames", "bare_frames", "underruns"):
-                if grown := getattr(now, name) - getattr(before, name):
-                    getattr(self._metrics, name).inc(grown)
-            self._seen[session_id] = Counters(*(getattr(now, name) for name in Counters.__slots__))
 
     def _credits_of(self, session_ids: Sequence[str]) -> list[Credit]:
         return [self._sessions[sid].credit() for sid in session_ids if sid in self._sessions]

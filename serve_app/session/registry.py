@@ -149,8 +149,8 @@ class SessionRegistry:
         """
         takers = [tag for tag, host in self._hosts.items() if host.is_ready and not host.is_draining]
         place = self._admission.admit(self._config, takers, key)
-        if place.refusal == "full":
-            self._metrics.refused.inc()
+        if place.refusal is not None:
+            self._metrics.refused(place.refusal)
         return place
 
     async def admitted(self, reservation: str, session_id: str | None) -> None:
@@ -251,7 +251,9 @@ class SessionRegistry:
             await asyncio.gather(*(self._check(tag) for tag, host in self._hosts.items() if host.is_ready))
             self._end_overdrawn()
             self._fill_pool()
-            self._metrics.hosts.set(len(self._hosts))
+            ready = await self.ready_hosts()
+            self._metrics.hosts.set(ready)
+            self._metrics.slots.set(ready * self._config.session.max_sessions_per_host)
             if time.monotonic() - self._asked_s > ORPHAN_S:
                 await self._end()
 

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Sequence
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,6 +77,8 @@ class Session:
         is_in_room: whether that place is held now.
         is_connected: whether the peer is connected now.
         has_failed: whether the last that was heard of the peer is that it failed.
+        interrupts: times it was told to fall silent.
+        peer_failures: peers of the client that failed, by cause.
     """
 
     def __init__(
@@ -95,7 +98,8 @@ class Session:
         kept = KEPT_EVENTS if request.conversation is None else KEPT_CONVERSATION_EVENTS
         self.log = EventLog(kept)
         self.playout = Playout(config.fps, config.playout)
-        self.utterances = 0
+        self.utterances = self.interrupts = 0
+        self.peer_failures: Counter[str] = Counter()
         self.owner = 0
         self.host_cuts: int | None = None
         self.created_s = self.renewed_s = self.connected_s = self.active_s = clock.now_s()
@@ -151,6 +155,12 @@ class Session:
     def peer(self) -> Peer | None:
         """The client's own connection."""
         return self._peer
+
+    def peers(self) -> Iterator[Peer]:
+        """Yield all connections: the client's own, and the viewers'."""
+        if self._peer is not None:
+            yield self._peer
+        yield from self._viewers.peers()
 
     def facts(self) -> SessionFacts:
         """Return what can be told of the session."""
@@ -301,6 +311,7 @@ class Session:
 
     def interrupt(self) -> int:
         """Fall silent with the next packet; return the new generation."""
+        self.interrupts += 1
         generation = self.playout.interrupt()
         self._note_playout()
         return generation
@@ -403,6 +414,8 @@ class Session:
             self.is_connected = state.name == "connected"
             self.has_failed = state.name == "failed"
             self.connected_s = self._clock.now_s()
+        if state.cause is not None:
+            self.peer_failures[state.cause] += 1
         if state.name == "connected":
             self.was_connected = True
             if self.call is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,9 @@ class Viewers:
         config: the whole configuration.
         clock: the session clock.
         start_s: when packet 0 and frame 0 of the session are due.
+
+    Attributes:
+        peer_failures: viewers' peers that failed, by cause.
     """
 
     def __init__(
@@ -44,11 +48,17 @@ class Viewers:
         self._config = config
         self._clock = clock
         self._start_s = start_s
+        self.peer_failures: Counter[str] = Counter()
         self._viewers: dict[str, _Viewer] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._viewers)
+
+    def peers(self) -> Iterator[Peer]:
+        """Yield their connections."""
+        for viewer in self._viewers.values():
+            yield viewer.peer
 
     async def add(self, offer_sdp: str) -> Viewing:
         """Answer one more viewer's offer.
@@ -66,6 +76,8 @@ class Viewers:
         lane = self._make_lane()
 
         def on_state(state: PeerState) -> None:
+            if state.cause is not None:
+                self.peer_failures[state.cause] += 1
             if state.name in {"failed", "closed"}:
                 self._drop(viewer_id)
 

@@ -104,9 +104,10 @@ async def test_a_dead_server_costs_no_more_than_the_gathering_time(dead_server: 
 async def test_without_any_address_the_server_is_named_as_the_cause() -> None:
     pc = RTCPeerConnection(rtc_configuration(IceConfig()))
     pc.addTransceiver("video")
-    detail, pairs = describe_failure(pc)
-    assert "udp_port_range" in detail
-    assert pairs == []
+    found = describe_failure(pc)
+    assert found.cause == "no_local_address"
+    assert "udp_port_range" in found.detail
+    assert found.pairs == ()
     await pc.close()
 
 
