@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import io
 from pathlib import Path
 
@@ -9,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve_app.avatars.bundle import AvatarBundle, Footage, Landmarks
+from serve_app.avatars.footage import encode
 from serve_app.avatars.landmarks import Points, ToolsMissing, default_tools, interpreter_of
+from serve_app.avatars.store import AvatarStore
 
 DATA = Path(__file__).parent / "data"
 HOPPER = DATA / "grace_hopper.jpg"
@@ -45,3 +50,23 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 def hopper() -> Image.Image:
     """Return the photograph, decoded."""
     return Image.open(HOPPER).convert("RGB")
+
+
+def moved(face: Landmarks, right: float, down: float) -> Landmarks:
+    """Return landmarks moved by pixels."""
+    by = np.array([right, down], np.float32)
+    return Landmarks(**{name: points + by for name, points in face.contours().items()})
+
+
+@functools.cache
+def filmed(avatar_id: str = "filmed", frames: int = 12, fps: int = 20) -> AvatarBundle:
+    """Return an avatar with footage: the drawn one goes round a circle of six pixels."""
+    bundle = AvatarStore(None).load("default")
+    turn = 2 * np.pi * np.arange(frames) / frames
+    places = [(round(6 * np.cos(angle)), round(6 * np.sin(angle))) for angle in turn]
+    footage = Footage(
+        mp4=encode([np.roll(bundle.portrait, (down, right), (0, 1)) for right, down in places], fps),
+        fps=fps,
+        faces=tuple(moved(bundle.landmarks, right, down) for right, down in places),
+    )
+    return dataclasses.replace(bundle, avatar_id=avatar_id, name="Filmed", footage=footage)

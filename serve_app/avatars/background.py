@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from serve_app.avatars.bundle import SIZE
+from serve_app.avatars.contours import SIZE
 from serve_app.avatars.matte import box_mean, fill_holes
 from serve_app.avatars.photo import PhotoRefused, read_photo
 from serve_app.nouns import UInt8

@@ -1,39 +1,50 @@
 """An avatar as models get it, and as it lies on disk.
 
 On disk a bundle is a folder: `avatar.json` (version, name, source, motion, SHA-256 of the other files),
-`portrait.png`, `matte.png`, `background.png` and `landmarks.safetensors`. Bundles are uploaded by strangers:
-nothing in them is executed or unpickled, sizes are checked before anything is decoded, and every fault is an
-AvatarInvalid that names it.
+`portrait.png`, `matte.png`, `background.png` and `landmarks.safetensors`; an avatar made of a video has
+`footage.mp4` and `footage.safetensors` too. Bundles are uploaded by strangers: nothing in them is executed or
+unpickled, sizes are checked before anything is decoded, and every fault is an AvatarInvalid that names it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
+from serve_app.avatars.contours import (
+    SIZE,
+    Contour,
+    Landmarks,
+    check_face,
+    height,
+    pack_face,
+    pack_faces,
+    unpack_face,
+    unpack_faces,
+)
 from serve_app.errors import AvatarInvalid
 from serve_app.nouns import UInt8
 
-VERSION = 2
-"""Version of the folder's layout; readers refuse others."""
+__all__ = [
+    "BACKGROUND", "FOOTAGE", "FOOTAGE_FACES", "ID_PATTERN", "JSON", "LANDMARKS", "MATTE", "MAX_BYTES",
+    "MAX_FOOTAGE_FPS", "MAX_FOOTAGE_FRAMES", "MAX_JSON_BYTES", "MAX_NAME_CHARS", "MAX_SOURCE_CHARS",
+    "MIN_FOOTAGE_FPS", "MIN_FOOTAGE_FRAMES", "OPTIONAL", "PORTRAIT", "SIZE", "VERSION",
+    "AvatarBundle", "Contour", "Footage", "Landmarks", "Motion",
+    "file_names", "height", "is_avatar_id", "load_bundle", "pack", "save_bundle", "unpack",
+]  # fmt: skip
 
-SIZE = 512
-"""Width and height of a portrait in pixels."""
+VERSION = 3
+"""Version of the folder's layout; readers refuse others."""
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What an avatar id looks like; it is also the name of a folder."""
@@ -47,6 +58,8 @@ PORTRAIT = "portrait.png"
 MATTE = "matte.png"
 BACKGROUND = "background.png"
 LANDMARKS = "landmarks.safetensors"
+FOOTAGE = "footage.mp4"
+FOOTAGE_FACES = "footage.safetensors"
 
 MAX_BYTES: Mapping[str, int] = {
     JSON: MAX_JSON_BYTES,
@@ -54,59 +67,17 @@ MAX_BYTES: Mapping[str, int] = {
     MATTE: 1_048_576,
     BACKGROUND: 4 * 1_048_576,
     LANDMARKS: 65_536,
+    FOOTAGE: 16 * 1_048_576,
+    FOOTAGE_FACES: 2 * 1_048_576,
 }
 """The files of a bundle, and how large each may be."""
 
-Contour: TypeAlias = npt.NDArray[np.float32]
-"""[N, 2] points (x, y) in portrait pixels."""
+OPTIONAL = (FOOTAGE, FOOTAGE_FACES)
+"""The files that only an avatar made of a video has."""
 
-MIN_POINTS, MAX_POINTS = 3, 64
-"""How many points a contour may have."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Landmarks:
-    """Where the parts of the face are.
-
-    All are contours that run rightwards as the viewer sees the picture: each x is greater than the one
-    before. "left" and "right" are the viewer's. The first and last points of the four lip contours are the
-    mouth's corners; where the mouth is shut, the two inner contours are the same line.
-
-    Attributes:
-        upper_lip_outer: where the upper lip meets the skin above it.
-        upper_lip_inner: the upper lip's lower edge.
-        lower_lip_inner: the lower lip's upper edge.
-        lower_lip_outer: where the lower lip meets the skin below it.
-        nose: the nose's lower edge: left wing, tip's underside, right wing.
-        jaw: the face's edge from the left ear around the chin to the right ear.
-        left_eye_upper: edge of the upper lid, corner to corner.
-        left_eye_lower: edge of the lower lid, corner to corner.
-        right_eye_upper: edge of the upper lid, corner to corner.
-        right_eye_lower: edge of the lower lid, corner to corner.
-        left_iris: left edge, middle and right edge of the iris.
-        right_iris: left edge, middle and right edge of the iris.
-        left_brow: the brow's middle line.
-        right_brow: the brow's middle line.
-    """
-
-    upper_lip_outer: Contour
-    upper_lip_inner: Contour
-    lower_lip_inner: Contour
-    lower_lip_outer: Contour
-    nose: Contour
-    jaw: Contour
-    left_eye_upper: Contour
-    left_eye_lower: Contour
-    right_eye_upper: Contour
-    right_eye_lower: Contour
-    left_iris: Contour
-    right_iris: Contour
-    left_brow: Contour
-    right_brow: Contour
-
-    def contours(self) -> dict[str, Contour]:
-        """Return all contours by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+MIN_FOOTAGE_FPS, MAX_FOOTAGE_FPS = 10, 30
+MIN_FOOTAGE_FRAMES, MAX_FOOTAGE_FRAMES = 10, 240
+"""Eight seconds at 30 frames a second; decoded they take 94 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +98,21 @@ class Motion:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Footage:
+    """A person filmed while they keep still: T pictures of SIZE x SIZE that follow each other endlessly.
+
+    Attributes:
+        mp4: the file, H.264 with a luma and chroma of BT.601, limited range; see avatars/footage.py.
+        fps: pictures per second.
+        faces: T, where the face is in each picture.
+    """
+
+    mp4: bytes
+    fps: int
+    faces: tuple[Landmarks, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class AvatarBundle:
     """An identity, prepared for the models.
 
@@ -141,6 +127,7 @@ class AvatarBundle:
         background: [SIZE, SIZE, 3] uint8 RGB, what is behind the person; under matte 0 it is the portrait.
         landmarks: where the parts of the face are.
         motion: how it keeps still.
+        footage: what it shows while it is idle, in place of the portrait in motion; None for the latter.
     """
 
     avatar_id: str
@@ -151,6 +138,7 @@ class AvatarBundle:
     background: UInt8
     landmarks: Landmarks
     motion: Motion
+    footage: Footage | None = None
 
 
 def pack(bundle: AvatarBundle) -> dict[str, bytes]:
@@ -165,16 +153,20 @@ def pack(bundle: AvatarBundle) -> dict[str, bytes]:
         PORTRAIT: _png(bundle.portrait),
         MATTE: _png(bundle.matte),
         BACKGROUND: _png(bundle.background),
-        LANDMARKS: save_tensors(
-            {name: np.ascontiguousarray(points) for name, points in bundle.landmarks.contours().items()}
-        ),
+        LANDMARKS: pack_face(bundle.landmarks),
     }
+    footage = bundle.footage
+    if footage is not None:
+        files[FOOTAGE] = footage.mp4
+        files[FOOTAGE_FACES] = pack_faces(footage.faces)
+        unpack_faces(files[FOOTAGE_FACES], len(footage.faces), f"{where}: footage")
     document = {
         "version": VERSION,
         "avatar_id": bundle.avatar_id,
         "name": bundle.name,
         "source": bundle.source,
         "motion": asdict(bundle.motion),
+        "footage": None if footage is None else {"fps": footage.fps, "frames": len(footage.faces)},
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     files[JSON] = (json.dumps(document, indent=2) + "\n").encode()
@@ -199,12 +191,12 @@ def unpack(files: Mapping[str, bytes], where: str) -> AvatarBundle:
         if name in files and len(files[name]) > limit:
             raise AvatarInvalid(f"{where}/{name}: expected at most {limit} bytes, found more")
     place = f"{where}/{JSON}"
-    document = _document(_file(files, JSON, where), place)
+    document = _document(_file(files, JSON, where), where)
     version = document.get("version")
     if version != VERSION:
         raise AvatarInvalid(f"{place}: expected version {VERSION}, found {version!r}")
     checksums = _record(document.get("sha256"), f"{place}: sha256")
-    for name in (PORTRAIT, MATTE, BACKGROUND, LANDMARKS):
+    for name in _names(document)[1:]:
         found = hashlib.sha256(_file(files, name, where)).hexdigest()
         if found != checksums.get(name):
             raise AvatarInvalid(f"{where}/{name}: expected sha256 {checksums.get(name)}, found {found}")
@@ -215,8 +207,9 @@ def unpack(files: Mapping[str, bytes], where: str) -> AvatarBundle:
         portrait=_decode(files[PORTRAIT], "RGB", f"{where}/{PORTRAIT}"),
         matte=_decode(files[MATTE], "L", f"{where}/{MATTE}"),
         background=_decode(files[BACKGROUND], "RGB", f"{where}/{BACKGROUND}"),
-        landmarks=_landmarks(files[LANDMARKS], f"{where}/{LANDMARKS}"),
+        landmarks=unpack_face(files[LANDMARKS], f"{where}/{LANDMARKS}"),
         motion=_motion(document.get("motion"), f"{place}: motion"),
+        footage=_footage(document, files, where),
     )
     _check(bundle, place)
     return bundle
@@ -241,7 +234,25 @@ def load_bundle(path: Path) -> AvatarBundle:
     Raises:
         AvatarInvalid: as `unpack`.
     """
-    return unpack({name: _read(path / name, limit) for name, limit in MAX_BYTES.items()}, str(path))
+    document = _read(path / JSON, MAX_JSON_BYTES)
+    files = {JSON: document}
+    for name in file_names(document, str(path))[1:]:
+        files[name] = _read(path / name, MAX_BYTES[name])
+    return unpack(files, str(path))
+
+
+def file_names(document: bytes, where: str) -> tuple[str, ...]:
+    """Return which files a bundle has, by its document; that itself comes first.
+
+    Raises:
+        AvatarInvalid: it is no document of a bundle.
+    """
+    return _names(_document(document, where))
+
+
+def _names(document: Mapping[str, Any]) -> tuple[str, ...]:
+    without = document.get("footage") is None
+    return tuple(name for name in MAX_BYTES if not (without and name in OPTIONAL))
 
 
 def is_avatar_id(text: str) -> bool:
@@ -271,11 +282,13 @@ def _png(pixels: UInt8) -> bytes:
 
 
 def _document(content: bytes, where: str) -> dict[str, Any]:
+    if len(content) > MAX_JSON_BYTES:
+        raise AvatarInvalid(f"{where}/{JSON}: expected at most {MAX_JSON_BYTES} bytes, found more")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise AvatarInvalid(f"{where}: expected a JSON object, found: {error}") from error
-    return _record(document, where)
+        raise AvatarInvalid(f"{where}/{JSON}: expected a JSON object, found: {error}") from error
+    return _record(document, f"{where}/{JSON}")
 
 
 def _decode(content: bytes, mode: str, where: str) -> UInt8:
@@ -311,23 +324,34 @@ def _motion(value: object, where: str) -> Motion:
     )
 
 
+def _footage(document: dict[str, Any], files: Mapping[str, bytes], where: str) -> Footage | None:
+    if document.get("footage") is None:
+        return None
+    place = f"{where}/{JSON}: footage"
+    record = _record(document["footage"], place)
+    fps, frames = record.get("fps"), record.get("frames")
+    if type(fps) is not int or type(frames) is not int:
+        raise AvatarInvalid(
+            f"{place}: expected whole numbers as fps and frames, found {fps!r} and {frames!r}"
+        )
+    _check_footage(fps, frames, place)
+    faces = unpack_faces(files[FOOTAGE_FACES], frames, f"{where}/{FOOTAGE_FACES}")
+    return Footage(files[FOOTAGE], fps, faces)
+
+
+def _check_footage(fps: int, frames: int, where: str) -> None:
+    for name, value, low, high in (
+        ("fps", fps, MIN_FOOTAGE_FPS, MAX_FOOTAGE_FPS),
+        ("frames", frames, MIN_FOOTAGE_FRAMES, MAX_FOOTAGE_FRAMES),
+    ):
+        if not low <= value <= high:
+            raise AvatarInvalid(f"{where}.{name}: expected {low} to {high}, found {value}")
+
+
 def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise AvatarInvalid(f"{where}: expected a number, found {value!r}")
     return float(value)
-
-
-def _landmarks(content: bytes, where: str) -> Landmarks:
-    try:
-        contours = load_tensors(content)
-    # The parser's own error, and numpy's for types it does not have.
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise AvatarInvalid(f"{where}: expected a safetensors file, found: {error}") from error
-    names = [field.name for field in fields(Landmarks)]
-    missing = [name for name in names if name not in contours]
-    if missing:
-        raise AvatarInvalid(f"{where}: expected {', '.join(names)}, found no {', '.join(missing)}")
-    return Landmarks(**{name: contours[name] for name in names})
 
 
 def _check(bundle: AvatarBundle, where: str) -> None:
@@ -348,72 +372,11 @@ def _check(bundle: AvatarBundle, where: str) -> None:
             raise AvatarInvalid(
                 f"{where}: {name}: expected {shape} uint8, found {pixels.shape} {pixels.dtype}"
             )
-    _check_face(bundle.landmarks, where)
+    check_face(bundle.landmarks, where)
+    if bundle.footage is not None:
+        _check_footage(bundle.footage.fps, len(bundle.footage.faces), f"{where}: footage")
     limits = {"head_px": (0, 4), "breath_px": (0, 4), "blink_every_s": (0.5, 60), "blink_s": (0.1, 1)}
     for name, (low, high) in limits.items():
         value = getattr(bundle.motion, name)
         if not low <= value <= high:
             raise AvatarInvalid(f"{where}: motion.{name}: expected {low} to {high}, found {value}")
-
-
-def _check_face(face: Landmarks, where: str) -> None:
-    """Refuse landmarks that no upright face has: drawing divides by these distances."""
-    where = f"{where}: landmarks"
-    for name, points in face.contours().items():
-        _check_contour(points, f"{where}.{name}")
-    _check_mouth(face, where)
-    for name, upper, lower in (
-        ("left_eye", face.left_eye_upper, face.left_eye_lower),
-        ("right_eye", face.right_eye_upper, face.right_eye_lower),
-    ):
-        x = (upper[0, 0] + upper[-1, 0]) / 2
-        if height(lower, x) - height(upper, x) < 2:
-            raise AvatarInvalid(f"{where}: expected an open eye, found {name} closed at x {x:.1f}")
-
-
-def _check_contour(points: Contour, where: str) -> None:
-    if points.dtype != np.float32 or points.ndim != 2 or points.shape[1] != 2:
-        raise AvatarInvalid(f"{where}: expected [N, 2] float32, found {points.shape} {points.dtype}")
-    if not MIN_POINTS <= len(points) <= MAX_POINTS:
-        raise AvatarInvalid(f"{where}: expected {MIN_POINTS} to {MAX_POINTS} points, found {len(points)}")
-    # NaN is neither inside nor in order.
-    if not ((points >= 0) & (points < SIZE)).all():
-        raise AvatarInvalid(f"{where}: expected points within the portrait, found {points.tolist()}")
-    if not (np.diff(points[:, 0]) > 0.01).all():
-        raise AvatarInvalid(f"{where}: expected points from left to right, found {points.tolist()}")
-    if points[-1, 0] - points[0, 0] < 4:
-        raise AvatarInvalid(f"{where}: expected 4 px or more across, found {points.tolist()}")
-
-
-def _check_mouth(face: Landmarks, where: str) -> None:
-    middle = (face.upper_lip_inner[0, 0] + face.upper_lip_inner[-1, 0]) / 2
-    names = ("nose", "upper_lip_outer", "upper_lip_inner", "lower_lip_outer", "jaw")
-    down = [(name, height(getattr(face, name), middle)) for name in names]
-    for (above, y), (below, lower_y) in itertools.pairwise(down):
-        if lower_y - y < 2.0:
-            raise AvatarInvalid(
-                f"{where}: expected {below} 2 px or more below {above}, found {y:.1f} and {lower_y:.1f}"
-            )
-    top, bottom = float(face.nose[:, 1].min()), float(face.jaw[:, 1].max())
-    lips = (face.upper_lip_outer, face.upper_lip_inner, face.lower_lip_inner, face.lower_lip_outer)
-    for lip in lips:
-        if lip[:, 1].min() < top or lip[:, 1].max() > bottom:
-            raise AvatarInvalid(f"{where}: expected lips between nose and chin, found {lip.tolist()}")
-    for part in (face.left_brow, face.right_brow, face.left_iris, face.right_iris):
-        if part[:, 1].max() > down[0][1] - 2.0:
-            raise AvatarInvalid(
-                f"{where}: expected eyes and brows above the nose's edge, found {part.tolist()}"
-            )
-    gap = height(face.lower_lip_inner, middle) - height(face.upper_lip_inner, middle)
-    if not -1.0 <= gap <= 0.5 * (down[3][1] - down[1][1]):
-        raise AvatarInvalid(f"{where}: expected a closed mouth, found lips {gap:.1f} px apart")
-    left, right = max(lip[0, 0] for lip in lips), min(lip[-1, 0] for lip in lips)
-    if right - left < 12 or face.jaw[0, 0] > left - 2 or face.jaw[-1, 0] < right + 2:
-        raise AvatarInvalid(
-            f"{where}: expected a mouth of 12 px or more within the jaw, found {left} to {right}"
-        )
-
-
-def height(contour: Contour, x: float) -> float:
-    """Return the y of a contour at column `x`; beyond its ends, that of its end."""
-    return float(np.interp(x, contour[:, 0], contour[:, 1]))

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.avatars.bundle import Contour, Landmarks, height
+from serve_app.avatars.contours import Contour, Landmarks, height
 from serve_app.nouns import UInt8
 
 UPPER_SHARE = 0.4

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.avatars.bundle import SIZE, Contour, Landmarks
+from serve_app.avatars.contours import SIZE, Contour, Landmarks
 from serve_app.avatars.landmarks import Points
 from serve_app.avatars.photo import PhotoRefused
 

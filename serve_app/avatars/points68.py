@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.avatars.bundle import Contour, Landmarks
+from serve_app.avatars.contours import Contour, Landmarks
 
 JAW = slice(0, 17)
 LEFT_BROW, RIGHT_BROW = slice(17, 22), slice(22, 27)

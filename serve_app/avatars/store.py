@@ -27,6 +27,7 @@ from serve_app.avatars.bundle import (
     MAX_JSON_BYTES,
     MAX_NAME_CHARS,
     AvatarBundle,
+    file_names,
     is_avatar_id,
     load_bundle,
     unpack,
@@ -216,7 +217,8 @@ class AvatarStore:
         bundle = unpack(files, "a new avatar")
         if any(shelf.find(bundle.avatar_id) is not None for shelf in self._shelves):
             raise _exists(bundle.avatar_id)
-        self._shelf.write(bundle.avatar_id, {name: files[name] for name in MAX_BYTES})
+        names = file_names(files[JSON], "a new avatar")
+        self._shelf.write(bundle.avatar_id, {name: files[name] for name in names})
         return bundle
 
 
@@ -315,19 +317,15 @@ class RemoteShelf:
         """
         if (path := self._cache.find(avatar_id)) is not None:
             return path
-        files, root = self._open()
-        where = f"{root}/{avatar_id}"
-        copied: dict[str, bytes] = {}
-        try:
-            for name, limit in MAX_BYTES.items():
-                with files.open(f"{where}/{name}", "rb", cache_type="none") as file:
-                    copied[name] = file.read(limit + 1)
-        except FileNotFoundError as error:
-            if JSON not in copied:
-                return None
-            raise AvatarInvalid(f"avatar {avatar_id!r}: expected all its files, found one missing") from error
-        except Exception as error:
-            raise self._unreachable(error) from error
+        document = self._read(avatar_id, JSON)
+        if document is None:
+            return None
+        copied = {JSON: document}
+        for name in file_names(document, f"avatar {avatar_id!r}")[1:]:
+            content = self._read(avatar_id, name)
+            if content is None:
+                raise AvatarInvalid(f"avatar {avatar_id!r}: expected all its files, found no {name}")
+            copied[name] = content
         bundle = unpack(copied, f"avatar {avatar_id!r}")
         if bundle.avatar_id != avatar_id:
             raise AvatarInvalid(f"avatar {avatar_id!r}: expected its own id, found {bundle.avatar_id!r}")
@@ -355,6 +353,18 @@ class RemoteShelf:
             raise self._unreachable(error) from error
         with self._lock:
             self._listed = None
+
+    def _read(self, avatar_id: str, name: str) -> bytes | None:
+        """Return a file, or as much of it as tells that it is too large; None where there is none."""
+        files, root = self._open()
+        try:
+            with files.open(f"{root}/{avatar_id}/{name}", "rb", cache_type="none") as file:
+                content: bytes = file.read(MAX_BYTES[name] + 1)
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._unreachable(error) from error
+        return content
 
     def _take_back(self, there: Any, where: str) -> None:  # noqa: ANN401 - fsspec has no types
         try:

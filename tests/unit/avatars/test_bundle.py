@@ -22,6 +22,7 @@ from safetensors.numpy import save as save_tensors
 
 from serve_app.avatars.bundle import (
     MAX_BYTES,
+    OPTIONAL,
     AvatarBundle,
     Motion,
     is_avatar_id,
@@ -32,6 +33,7 @@ from serve_app.avatars.bundle import (
 )
 from serve_app.avatars.store import BUILTIN, AvatarStore
 from serve_app.errors import AvatarInvalid
+from tests.avatar_tools import filmed, moved
 
 pytestmark = pytest.mark.unit
 
@@ -41,10 +43,31 @@ def bundle() -> AvatarBundle:
     return load_bundle(BUILTIN / "default")
 
 
+@functools.cache
+def _packed() -> dict[str, bytes]:
+    return pack(load_bundle(BUILTIN / "default"))
+
+
+@functools.cache
+def _filmed() -> dict[str, bytes]:
+    return pack(filmed())
+
+
+def put_all(files: dict[str, bytes], folder: Path) -> Path:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
 @pytest.fixture
-def folder(bundle: AvatarBundle, tmp_path: Path) -> Path:
-    save_bundle(bundle, tmp_path / "default")
-    return tmp_path / "default"
+def folder(tmp_path: Path) -> Path:
+    return put_all(_packed(), tmp_path / "default")
+
+
+@pytest.fixture
+def filmed_folder(tmp_path: Path) -> Path:
+    return put_all(_filmed(), tmp_path / "filmed")
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -57,11 +80,6 @@ def put(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     checksums = json.loads((folder / "avatar.json").read_text())["sha256"]
     edit(folder, sha256={**checksums, name: hashlib.sha256(content).hexdigest()})
-
-
-@functools.cache
-def _packed() -> dict[str, bytes]:
-    return pack(load_bundle(BUILTIN / "default"))
 
 
 def put_landmarks(folder: Path, **contours: Any) -> None:
@@ -87,8 +105,19 @@ def test_built_in_bundles_load_and_name_their_source(avatar_id: str) -> None:
 
 def test_saving_twice_gives_the_same_bytes(bundle: AvatarBundle, folder: Path, tmp_path: Path) -> None:
     save_bundle(bundle, tmp_path / "again")
-    for name in MAX_BYTES:
-        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+    for path in folder.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    assert {path.name for path in folder.iterdir()} == set(MAX_BYTES) - set(OPTIONAL)
+
+
+def test_saved_footage_loads_unchanged(filmed_folder: Path) -> None:
+    made, loaded = filmed().footage, load_bundle(filmed_folder).footage
+    assert made is not None
+    assert loaded is not None
+    assert (loaded.mp4, loaded.fps, len(loaded.faces)) == (made.mp4, made.fps, len(made.faces))
+    for mine, theirs in zip(loaded.faces, made.faces, strict=True):
+        for name, points in theirs.contours().items():
+            np.testing.assert_array_equal(mine.contours()[name], points)
 
 
 def test_packed_bundle_unpacks_and_other_files_are_not_looked_at(bundle: AvatarBundle) -> None:
@@ -97,50 +126,50 @@ def test_packed_bundle_unpacks_and_other_files_are_not_looked_at(bundle: AvatarB
 
 
 @pytest.mark.parametrize("name", MAX_BYTES)
-def test_missing_file_is_named(folder: Path, name: str) -> None:
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / name).unlink()
+def test_missing_file_is_named(filmed_folder: Path, name: str) -> None:
+    files = {path.name: path.read_bytes() for path in filmed_folder.iterdir()}
+    (filmed_folder / name).unlink()
     with pytest.raises(AvatarInvalid, match=name):
-        load_bundle(folder)
+        load_bundle(filmed_folder)
     del files[name]
     with pytest.raises(AvatarInvalid, match=name):
         unpack(files, "somewhere")
 
 
 @pytest.mark.parametrize("name", MAX_BYTES)
-def test_cut_file_is_refused(folder: Path, name: str) -> None:
-    content = (folder / name).read_bytes()
-    (folder / name).write_bytes(content[: len(content) // 2])
+def test_cut_file_is_refused(filmed_folder: Path, name: str) -> None:
+    content = (filmed_folder / name).read_bytes()
+    (filmed_folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(AvatarInvalid, match=name):
-        load_bundle(folder)
+        load_bundle(filmed_folder)
 
 
 @pytest.mark.parametrize("name", MAX_BYTES)
-def test_file_that_is_too_large_is_refused_unread(folder: Path, name: str) -> None:
-    with (folder / name).open("ab") as file:
+def test_file_that_is_too_large_is_refused_unread(filmed_folder: Path, name: str) -> None:
+    with (filmed_folder / name).open("ab") as file:
         file.truncate(MAX_BYTES[name] + 1)
     with pytest.raises(AvatarInvalid, match=f"{name}: expected at most {MAX_BYTES[name]} bytes"):
-        load_bundle(folder)
+        load_bundle(filmed_folder)
 
 
 def test_newer_version_is_refused_with_both_versions(folder: Path) -> None:
-    edit(folder, version=3)
-    with pytest.raises(AvatarInvalid, match="expected version 2, found 3"):
+    edit(folder, version=4)
+    with pytest.raises(AvatarInvalid, match="expected version 3, found 4"):
         load_bundle(folder)
 
 
 def test_bundle_of_the_first_version_is_refused(folder: Path) -> None:
     edit(folder, version=1, landmarks={})
-    with pytest.raises(AvatarInvalid, match="expected version 2, found 1"):
+    with pytest.raises(AvatarInvalid, match="expected version 3, found 1"):
         load_bundle(folder)
 
 
 @pytest.mark.parametrize("name", [name for name in MAX_BYTES if name != "avatar.json"])
-def test_changed_file_does_not_match_its_checksum(folder: Path, name: str) -> None:
-    with (folder / name).open("ab") as file:
+def test_changed_file_does_not_match_its_checksum(filmed_folder: Path, name: str) -> None:
+    with (filmed_folder / name).open("ab") as file:
         file.write(b"more")
     with pytest.raises(AvatarInvalid, match=f"{name}: expected sha256"):
-        load_bundle(folder)
+        load_bundle(filmed_folder)
 
 
 @pytest.mark.parametrize("name", ["portrait.png", "matte.png", "background.png"])
@@ -258,7 +287,7 @@ def test_landmarks_that_no_face_has_are_refused(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255), name=st.sampled_from(sorted(MAX_BYTES)))
 def test_damaged_bundle_loads_whole_or_is_refused(place: int, value: int, name: str) -> None:
-    files = _packed()
+    files = _filmed()
     damaged = bytearray(files[name])
     damaged[place % len(damaged)] = value
     if name != "avatar.json":
@@ -269,11 +298,67 @@ def test_damaged_bundle_loads_whole_or_is_refused(place: int, value: int, name: 
         unpack({**files, name: bytes(damaged)}, "somewhere")
 
 
+@pytest.mark.parametrize(
+    ("footage", "reason"),
+    [
+        ([], "footage: expected a JSON object"),
+        ({"fps": 20}, "found 20 and None"),
+        ({"fps": 20.0, "frames": 12}, "whole numbers"),
+        ({"fps": 20, "frames": True}, "whole numbers"),
+        ({"fps": 120, "frames": 12}, "footage.fps: expected 10 to 30, found 120"),
+        ({"fps": 20, "frames": 100_000}, "footage.frames: expected 10 to 240, found 100000"),
+        ({"fps": 20, "frames": 13}, r"footage\.safetensors: upper_lip_outer: expected \[13, N, 2\]"),
+    ],
+)
+def test_wrong_footage_is_named(filmed_folder: Path, footage: Any, reason: str) -> None:
+    edit(filmed_folder, footage=footage)
+    with pytest.raises(AvatarInvalid, match=reason):
+        load_bundle(filmed_folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, 512.0, 500.0])
+def test_faces_outside_of_the_footage_are_refused(filmed_folder: Path, value: float) -> None:
+    faces = {name: points.copy() for name, points in load_tensors(_filmed()["footage.safetensors"]).items()}
+    faces["jaw"][7, 3, 0] = value
+    put(filmed_folder, "footage.safetensors", save_tensors(faces))
+    with pytest.raises(AvatarInvalid, match=r"footage\.safetensors: jaw: expected points"):
+        load_bundle(filmed_folder)
+
+
+def test_footage_that_the_document_does_not_name_is_not_looked_at(filmed_folder: Path) -> None:
+    edit(filmed_folder, footage=None)
+    (filmed_folder / "footage.mp4").write_bytes(b"x")
+    assert load_bundle(filmed_folder).footage is None
+
+
+def test_eyes_may_blink_in_footage(tmp_path: Path) -> None:
+    bundle = filmed()
+    assert bundle.footage is not None
+    face = bundle.footage.faces[0]
+    lids = face.left_eye_upper.copy()
+    lids[:, 1] = np.interp(lids[:, 0], face.left_eye_lower[:, 0], face.left_eye_lower[:, 1])
+    shut = dataclasses.replace(face, left_eye_upper=lids)
+    blinking = dataclasses.replace(bundle.footage, faces=(shut, *bundle.footage.faces[1:]))
+    save_bundle(dataclasses.replace(bundle, footage=blinking), tmp_path / "blinking")
+    assert load_bundle(tmp_path / "blinking").footage is not None
+
+
 def test_bundle_that_would_not_load_is_not_saved(bundle: AvatarBundle, tmp_path: Path) -> None:
     small = dataclasses.replace(bundle, portrait=bundle.portrait[:256])
     deep = dataclasses.replace(bundle, matte=bundle.matte[..., None])
     fast = dataclasses.replace(bundle, motion=Motion(blink_s=9.0))
-    for wrong in (small, deep, fast):
+    footage = filmed().footage
+    assert footage is not None
+    short = dataclasses.replace(bundle, footage=dataclasses.replace(footage, faces=footage.faces[:3]))
+    away = dataclasses.replace(
+        bundle,
+        footage=dataclasses.replace(footage, faces=tuple(moved(face, 300, 0) for face in footage.faces)),
+    )
+    uneven = dataclasses.replace(footage.faces[0], jaw=footage.faces[0].jaw[1:])
+    odd = dataclasses.replace(
+        bundle, footage=dataclasses.replace(footage, faces=(uneven, *footage.faces[1:]))
+    )
+    for wrong in (small, deep, fast, short, away, odd):
         with pytest.raises(AvatarInvalid):
             save_bundle(wrong, tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()

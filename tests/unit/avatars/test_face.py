@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.avatars.bundle import MAX_POINTS, SIZE
+from serve_app.avatars.contours import MAX_POINTS, SIZE
 from serve_app.avatars.face import landmarks_of, parted_lips, pose_of, the_face, width_of
 from serve_app.avatars.landmarks import Points
 from serve_app.avatars.photo import PhotoRefused

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve_app.avatars.bundle import MAX_BYTES, AvatarBundle, is_avatar_id, pack, save_bundle
+from serve_app.avatars.bundle import MAX_BYTES, OPTIONAL, AvatarBundle, is_avatar_id, pack, save_bundle
 from serve_app.avatars.store import BUILTIN, AvatarExists, AvatarStore, StoreUnreachable, new_avatar_id
 from serve_app.errors import AvatarInvalid
+from tests.avatar_tools import filmed
 
 pytestmark = pytest.mark.unit
 
@@ -99,6 +100,15 @@ def test_a_new_avatar_is_listed_and_loads_as_it_was(url: str, tmp_path: Path) ->
     assert store.file("zoe", "portrait.png").startswith(b"\x89PNG")
 
 
+def test_footage_is_kept_with_its_avatar(url: str, tmp_path: Path) -> None:
+    made = filmed("zoe")
+    AvatarStore(url, tmp_path / "cache").add(pack(made))
+    loaded = AvatarStore(url, tmp_path / "other-cache").load("zoe")
+    assert made.footage is not None
+    assert loaded.footage is not None
+    assert loaded.footage.mp4 == made.footage.mp4
+
+
 def test_ids_are_given_once(url: str, tmp_path: Path) -> None:
     store = AvatarStore(url, tmp_path / "cache")
     store.add(packed("zoe", "First"))
@@ -114,7 +124,7 @@ def test_a_bundle_that_would_not_load_is_not_stored(url: str, tmp_path: Path) ->
     for damaged in (
         {**files, "portrait.png": files["portrait.png"][:-10]},
         {name: content for name, content in files.items() if name != "matte.png"},
-        {**files, "avatar.json": files["avatar.json"].replace(b'"version": 2', b'"version": 3')},
+        {**files, "avatar.json": files["avatar.json"].replace(b'"version": 3', b'"version": 4')},
     ):
         with pytest.raises(AvatarInvalid):
             store.add(damaged)
@@ -124,8 +134,9 @@ def test_a_bundle_that_would_not_load_is_not_stored(url: str, tmp_path: Path) ->
 def test_other_files_never_reach_the_store(tmp_path: Path) -> None:
     store = AvatarStore(tmp_path / "there")
     store.add({**packed("zoe"), "../../evil": b"x", "run.sh": b"x"})
-    assert {path.name for path in (tmp_path / "there" / "zoe").iterdir()} == set(MAX_BYTES)
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == set(MAX_BYTES)
+    names = set(MAX_BYTES) - set(OPTIONAL)
+    assert {path.name for path in (tmp_path / "there" / "zoe").iterdir()} == names
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == names
 
 
 def test_without_a_store_nothing_is_taken() -> None:
