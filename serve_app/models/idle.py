@@ -1,6 +1,6 @@
 """The base loop: a portrait that breathes, blinks and hardly moves its head, endless after L frames.
 
-The head sways, tilts and turns a little (`HeadMotion`); a speaking face is drawn through the same motion and
+An avatar made of a video has a filmed one instead. In that of a still the head sways, tilts and turns a little (`HeadMotion`); a speaking face is drawn through the same motion and
 so sits still on the head. What is behind the person stays where it is.
 """
 
@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from serve_app.avatars.bundle import SIZE, AvatarBundle, Contour, Landmarks
+from serve_app.avatars.bundle import SIZE, AvatarBundle, Contour, Footage, Landmarks
+from serve_app.avatars.footage import decode
 from serve_app.models.i420 import Planes, over, planes, rounded, sample
 from serve_app.nouns import BaseLoop, UInt8
 
@@ -104,16 +105,33 @@ class Idle:
 
 
 def base_loop(bundle: AvatarBundle, fps: int, device: torch.device) -> Idle:
-    """Return the base loop of an avatar.
+    """Return the base loop of an avatar: what was filmed, or else its portrait in motion.
 
     Args:
         bundle: the avatar.
         fps: frames per second that are wanted.
         device: where to render.
+
+    Raises:
+        AvatarInvalid: what was filmed cannot be decoded.
     """
+    if bundle.footage is not None:
+        return _filmed(bundle.avatar_id, bundle.footage, fps)
     motion = head_motion(bundle, num_frames(fps), device)
     frames = render(person(bundle, fps, device), motion)
     return Idle(BaseLoop(bundle.avatar_id, SIZE, SIZE, fps, frames), _faces(bundle.landmarks, motion))
+
+
+def _filmed(avatar_id: str, footage: Footage, fps: int) -> Idle:
+    """Return the filmed base loop at another rate, as long in seconds.
+
+    A frame shows the picture that is next to it in time, so that pictures stay sharp and faces exact.
+    """
+    filmed = len(footage.faces)
+    length = max(1, round(filmed * fps / footage.fps))
+    shown = [(2 * number + 1) * filmed // (2 * length) for number in range(length)]
+    frames = decode(footage, f"avatar {avatar_id!r}")[shown]
+    return Idle(BaseLoop(avatar_id, SIZE, SIZE, fps, frames), tuple(footage.faces[at] for at in shown))
 
 
 def _faces(landmarks: Landmarks, motion: HeadMotion) -> tuple[Landmarks, ...]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
+from serve_app.avatars.footage import decode
 from serve_app.avatars.store import AvatarStore
+from serve_app.errors import AvatarInvalid
 from serve_app.models.idle import MAX_FRAMES, base_loop, head_motion, num_frames
 from serve_app.models.portrait import Portrait
 from serve_app.nouns import UInt8
+from tests.avatar_tools import filmed
 
 pytestmark = pytest.mark.unit
 
@@ -89,6 +94,28 @@ def test_places_are_found_again_where_the_head_has_taken_them() -> None:
 def test_frames_beyond_the_loop_begin_it_again() -> None:
     idle = base_loop(AvatarStore(None).load("default"), 10, torch.device("cpu"))
     assert idle.landmarks_at(len(idle.faces) + 3) is idle.landmarks_at(3)
+
+
+@pytest.mark.parametrize(("fps", "length"), [(10, 6), (20, 12), (25, 15), (60, 36)])
+def test_a_filmed_loop_lasts_as_long_at_any_rate(fps: int, length: int) -> None:
+    bundle = filmed()
+    assert bundle.footage is not None
+    idle = base_loop(bundle, fps, torch.device("cpu"))
+    assert (idle.loop.avatar_id, idle.loop.fps) == ("filmed", fps)
+    assert len(idle.loop.frames) == len(idle.faces) == length
+    pictures = decode(bundle.footage, "filmed")
+    for frame in range(length):
+        at = int((frame + 0.5) * 12 / length)
+        assert idle.landmarks_at(frame) is bundle.footage.faces[at]
+        np.testing.assert_array_equal(idle.loop.frames[frame], pictures[at])
+
+
+def test_a_filmed_loop_that_is_damaged_is_refused() -> None:
+    bundle = filmed()
+    assert bundle.footage is not None
+    cut = dataclasses.replace(bundle.footage, mp4=bundle.footage.mp4[:2000])
+    with pytest.raises(AvatarInvalid, match=r"avatar 'filmed'/footage\.mp4"):
+        base_loop(dataclasses.replace(bundle, footage=cut), 30, torch.device("cpu"))
 
 
 def test_eyes_blink_and_are_mostly_open(portrait: Portrait) -> None:
