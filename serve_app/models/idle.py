@@ -1,7 +1,8 @@
 """The base loop: a portrait that breathes, blinks and hardly moves its head, endless after L frames.
 
-An avatar made of a video has a filmed one instead. In that of a still the head sways, tilts and turns a little (`HeadMotion`); a speaking face is drawn through the same motion and
-so sits still on the head. What is behind the person stays where it is.
+The head sways, tilts and turns a little (`HeadMotion`); a speaking face is drawn through the same motion and
+so sits still on the head. What is behind the person stays where it is. An avatar made of a video has a filmed
+loop instead.
 """
 
 from __future__ import annotations
