@@ -4,7 +4,8 @@ Unknown keys are refused, so a typing error in a YAML file stops the start inste
 Three variables of document 000's compose file override it: MODEL_TYPE, VIDEO_FPS, PARALLEL_PROCESSING.
 Secrets come from AVATAR_API_KEYS, AVATAR_SESSION_SECRET, TURN_SECRET, TURN_USERNAME, TURN_CREDENTIAL and
 LIVEKIT_API_SECRET, for Serve writes what a file holds into its log. AVATAR_PUBLIC_ADDRESS says where a
-container's machine is seen.
+container's machine is seen. AVATAR_RANDOM_WEIGHTS=1, for testing only, runs every neural model on the CPU
+with invented weights, so that a configuration for GPUs starts on any machine.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
 import os
 import re
 import time
@@ -23,8 +25,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+logger = logging.getLogger("serve_app.config")
+
 LogEncoding = Literal["text", "json"]
 
+RANDOM_WEIGHTS = "random"
+TAUGHT = frozenset({"portrait", "tracer"})
+"""Models whose weights, if any, are in the package; all others run on weights that are fetched."""
 
 API_KEY_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 MIN_KEY_CHARACTERS = 16
@@ -283,13 +290,26 @@ class AvatarsConfig(Section):
 class AnimatorConfig(Section):
     """One model and the deployment that runs it."""
 
-    weights: str | None = Field(default=None, description="folder, file or hub id of the weights")
+    weights: str | None = Field(
+        default=None, description="folder of the weights; None: the package's, or what `avatar models` pulled"
+    )
+    fps: int | None = Field(default=None, ge=10, le=60, description="of this model's sessions; None: `fps`")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_replicas: int | None = Field(default=1, ge=1, description="fixed replicas; None with autoscaling")
     autoscaling: dict[str, Any] | None = Field(default=None, description="Serve's autoscaling_config")
-    sessions_per_replica: int = Field(default=8, ge=1, description="speaking sessions a replica carries")
+    sessions_per_replica: int | None = Field(
+        default=8,
+        ge=1,
+        description="speaking sessions a replica carries; None: what it measures at its start",
+    )
     ray_actor_options: dict[str, Any] = Field(default={"num_cpus": 1})
     max_batch_calls: int = Field(default=16, ge=1, description="calls that may share a device batch")
+    max_bucket: int | None = Field(
+        default=None, ge=1, description="frames given to the model at once; None: as many as are due"
+    )
+    degrade: Literal["auto", "never"] = Field(
+        default="auto", description="what a model does that falls behind: fewer frames, then the base loop"
+    )
 
     @model_validator(mode="after")
     def _one_way_to_scale(self) -> AnimatorConfig:
@@ -429,6 +449,11 @@ class AppConfig(Section):
             raise ValueError(f"model {self.model!r} has no animator; configured: {sorted(self.animators)}")
         return self
 
+    def fps_of(self, model: str) -> int:
+        """Return the frames per second of a model's sessions."""
+        mine = self.animators.get(model)
+        return self.fps if mine is None or mine.fps is None else mine.fps
+
 
 def with_environment(config: AppConfig, environ: Mapping[str, str] | None = None) -> AppConfig:
     """Return `config` with the variables named in this module's docstring applied.
@@ -443,6 +468,7 @@ def with_environment(config: AppConfig, environ: Mapping[str, str] | None = None
     """
     environ = os.environ if environ is None else environ
     changes: dict[str, Any] = {}
+    animators = dict(config.animators)
     if model := environ.get("MODEL_TYPE"):
         names = {name.lower(): name for name in config.animators}
         if model.lower() not in names:
@@ -452,16 +478,39 @@ def with_environment(config: AppConfig, environ: Mapping[str, str] | None = None
         if not fps.isdigit() or not 10 <= int(fps) <= 60:
             raise ValueError(f"VIDEO_FPS: expected a whole number from 10 to 60, got {fps!r}")
         changes["fps"] = int(fps)
-    if parallel := environ.get("PARALLEL_PROCESSING"):
-        flags = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-        if parallel.lower() not in flags:
-            raise ValueError(f"PARALLEL_PROCESSING: expected true or false, got {parallel!r}")
-        if not flags[parallel.lower()]:
-            changes["speech"] = config.speech.model_copy(update={"max_windows_in_flight": 1})
+        # The variable is for all models: those of a slower rate of their own interpolate.
+        animators = {name: mine.model_copy(update={"fps": None}) for name, mine in animators.items()}
+    if not _flag(environ, "PARALLEL_PROCESSING", default=True):
+        changes["speech"] = config.speech.model_copy(update={"max_windows_in_flight": 1})
+    if _flag(environ, "AVATAR_RANDOM_WEIGHTS"):
+        animators = {name: _with_random_weights(name, mine) for name, mine in animators.items()}
+    changes["animators"] = animators
     changes["auth"] = _auth_with_environment(config.auth, environ)
     changes["rooms"] = _rooms_with_environment(config.rooms, environ)
     changes["ice"] = _ice_with_environment(config.ice, environ)
     return config.model_copy(update=changes)
+
+
+def _flag(environ: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    flags = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    found = environ.get(name, "").lower()
+    if found and found not in flags:
+        raise ValueError(f"{name}: expected true or false, got {environ[name]!r}")
+    return flags.get(found, default)
+
+
+def _with_random_weights(name: str, mine: AnimatorConfig) -> AnimatorConfig:
+    """Return an animator that runs on any machine; a neural one shows nothing worth seeing."""
+    options = {
+        key: value
+        for key, value in mine.ray_actor_options.items()
+        if key not in {"num_gpus", "accelerator_type"}
+    }
+    changes: dict[str, Any] = {"device": "cpu", "ray_actor_options": options}
+    if name not in TAUGHT:
+        logger.warning("AVATAR_RANDOM_WEIGHTS: model %r runs with invented weights, for testing only", name)
+        changes["weights"] = RANDOM_WEIGHTS
+    return mine.model_copy(update=changes)
 
 
 def _rooms_with_environment(rooms: RoomsConfig, environ: Mapping[str, str]) -> RoomsConfig:

@@ -144,6 +144,38 @@ def test_prod_logs_json_and_proxies_on_every_node() -> None:
 # The rules
 
 
+NEURAL = AppConfig.model_validate(
+    {
+        "fps": 30,
+        "animators": {
+            "portrait": {"device": "cuda", "ray_actor_options": {"num_cpus": 1, "num_gpus": 0.25}},
+            "musetalk": {
+                "device": "cuda",
+                "fps": 25,
+                "ray_actor_options": {"num_cpus": 2, "num_gpus": 1, "accelerator_type": "H200"},
+            },
+        },
+    }
+)
+
+
+def test_a_model_s_own_rate_counts_unless_a_variable_asks_for_another() -> None:
+    assert [NEURAL.fps_of(name) for name in NEURAL.animators] == [30, 25]
+    asked = with_environment(NEURAL, {"VIDEO_FPS": "50"})
+    assert [asked.fps_of(name) for name in asked.animators] == [50, 50]
+
+
+def test_random_weights_make_a_gpu_configuration_start_anywhere(caplog: pytest.LogCaptureFixture) -> None:
+    assert with_environment(NEURAL, {}).animators == NEURAL.animators
+    assert not caplog.records
+    found = with_environment(NEURAL, {"AVATAR_RANDOM_WEIGHTS": "1"}).animators
+    assert [(mine.device, mine.weights) for mine in found.values()] == [("cpu", None), ("cpu", "random")]
+    assert [mine.ray_actor_options for mine in found.values()] == [{"num_cpus": 1}, {"num_cpus": 2}]
+    assert "'musetalk' runs with invented weights, for testing only" in caplog.text
+    with pytest.raises(ValueError, match="AVATAR_RANDOM_WEIGHTS: expected true or false, got 'maybe'"):
+        with_environment(NEURAL, {"AVATAR_RANDOM_WEIGHTS": "maybe"})
+
+
 def test_defaults_are_a_configuration() -> None:
     config = AppConfig()
     assert config.model == "portrait"
