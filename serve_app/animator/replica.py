@@ -42,7 +42,9 @@ class Animator:
         configure_logs(config.log_encoding)
         mine: AnimatorConfig = config.animators[model]
         self._store = AvatarStore(config.avatars.store)
-        self._model: Model = load_model(model, fps=config.fps, device=mine.device, weights=mine.weights)
+        self._model: Model = load_model(
+            model, fps=config.fps_of(model), device=mine.device, weights=mine.weights
+        )
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._avatars: dict[str, Future[None]] = {}
         self._seen: dict[str, float] = {}

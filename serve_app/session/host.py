@@ -356,8 +356,8 @@ class SessionHost:
         """Cut windows here when a session's sound waits and whoever should cut them does not."""
         playout = session.playout
         session_id = session.session_id
-        is_low = playout.ahead_frames() < LOW_WATER_S * self._config.fps
         grid = self._grids[session.model]
+        is_low = playout.ahead_frames() < LOW_WATER_S * grid.fps
         waiting = playout.unpromised(RESCUE_FRAMES, grid.lookahead / SPEECH_HZ) if is_low else None
         if waiting is None or session_id in self._rescuing or not session.broadcast.is_watched:
             self._starving.pop(session_id, None)

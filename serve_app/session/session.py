@@ -92,6 +92,8 @@ class Session:
         executor: Executor,
         recordings: RecordingFolder | None,
     ) -> None:
+        # The clock of the session is its model's: here, and for all to whom the configuration goes.
+        config = config.model_copy(update={"fps": face.loop.fps})
         self.session_id = session_id
         self.request = request
         self.resume_token = secrets.token_urlsafe(24)
