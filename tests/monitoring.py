@@ -20,7 +20,7 @@ SUFFIXES = {"Gauge": ("",), "EventCounter": ("_total",), "Histogram": ("_bucket"
 """What Ray puts behind a metric's name, by its kind; `ray_` comes in front of all."""
 
 RAY_LABELS = {"NodeAddress", "WorkerId", "SessionName", "Component", "Version", "le"}
-SERVE_LABELS = {"application", "deployment", "replica", "component_name", "Name", "State", "Location"}
+SERVE_LABELS = {"application", "deployment", "replica", "component", "Name", "State", "Location"}
 """Labels of Ray's own metrics that the expressions here use."""
 
 
