@@ -14,7 +14,7 @@ from serve_app.models.liveportrait.appearance import AppearanceExtractor
 from serve_app.models.liveportrait.generator import Generator
 from serve_app.models.liveportrait.motion import MotionExtractor
 from serve_app.models.liveportrait.sizes import OFFICIAL
-from serve_app.models.liveportrait.stitching import Stitcher, shut
+from serve_app.models.liveportrait.stitching import Stitcher
 from serve_app.models.liveportrait.warping import Warping
 from tests.golden import recipe
 
@@ -218,37 +218,3 @@ def test_generator_on_weak_features() -> None:
     network.fold()
     weak = recipe.make_input("a", "spade_generator.feature", (1, 256, 64, 64), 0.5) * 0.02
     CASES.check(network(weak), "a/generator/image_weak")
-
-
-def test_pictures_to_picture() -> None:
-    """The whole chain, folded: what a session shows."""
-    case = "a"
-    motion = keypoints.read(recipe.fill(MotionExtractor(OFFICIAL), case, "motion_extractor")(pictures(case)))
-    source, first, current = (keypoints.row(motion, number) for number in range(3))
-    x_source = keypoints.transform(source)
-    CASES.check(x_source, f"{case}/chain/x_source")
-    x_relative = keypoints.relative(source, first, current)
-    CASES.check(x_relative, f"{case}/chain/x_relative")
-
-    small = stitcher(case)
-    ratios = CASES.tensor(f"{case}/chain/eye_ratio")
-    eyes = small.eyes(x_source, ratios[:, :2], ratios[:, 2:])
-    CASES.check(eyes, f"{case}/chain/eye_delta")
-    lips = shut(small, x_source, CASES.tensor(f"{case}/chain/lip_ratio")[:, :1])
-    CASES.check(lips, f"{case}/chain/lip_delta")
-    x_stitched = small.stitch(x_source, x_relative)
-    CASES.check(x_stitched, f"{case}/chain/x_stitched")
-    x_final = x_stitched + lips
-    CASES.check(x_final, f"{case}/chain/x_final")
-
-    appearance = recipe.fill(AppearanceExtractor(OFFICIAL), case, "appearance_feature_extractor")
-    feature = appearance(pictures(case)[:1])
-    mover, painter = warping(case), generator(case)
-    mover.fold()
-    painter.fold()
-    deformation, occlusion = mover.dense_motion_network(mover.compressed(feature), x_source, x_final)
-    CASES.check(deformation, f"{case}/chain/deformation")
-    CASES.check(occlusion, f"{case}/chain/occlusion_map")
-    warped = mover.moved(feature, deformation, occlusion)
-    CASES.check(warped, f"{case}/chain/warped")
-    CASES.check(painter(warped), f"{case}/chain/image")

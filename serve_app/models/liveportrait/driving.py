@@ -188,7 +188,7 @@ class Driver:
         held, source = self._idle.frames(index), self._source
         nod = NOD_DEG * coefficients[:, blendshapes.INDEX["headNod"]]
         turn = keypoints.turned(source, held.pitch + nod, held.yaw, held.roll)
-        exp = source.exp + (coefficients @ self._basis).unflatten(1, (NUM_KEYPOINTS, 3))
+        exp = source.exp + (coefficients @ self._basis).reshape(-1, NUM_KEYPOINTS, 3)
         lift = torch.stack([torch.zeros_like(held.rise), -held.rise, torch.zeros_like(held.rise)], dim=1)
         moved = keypoints.place(source.kp, turn, exp, source.scale, source.t + lift)
         return self._stitcher.stitch(

@@ -56,8 +56,8 @@ def read(heads: Mapping[str, Tensor]) -> Motion:
     """Return the motion that the extractor's outputs stand for."""
     outputs = {name: values.float() for name, values in heads.items()}
     return Motion(
-        kp=outputs["kp"].unflatten(1, (NUM_KEYPOINTS, 3)),
-        exp=outputs["exp"].unflatten(1, (NUM_KEYPOINTS, 3)),
+        kp=outputs["kp"].reshape(-1, NUM_KEYPOINTS, 3),
+        exp=outputs["exp"].reshape(-1, NUM_KEYPOINTS, 3),
         pitch=degrees(outputs["pitch"]),
         yaw=degrees(outputs["yaw"]),
         roll=degrees(outputs["roll"]),
@@ -100,7 +100,7 @@ def rotation(pitch: Tensor, yaw: Tensor, roll: Tensor) -> Tensor:
 
 
 def _matrix(*entries: Tensor) -> Tensor:
-    return torch.stack(entries, dim=1).unflatten(1, (3, 3))
+    return torch.stack(entries, dim=1).reshape(-1, 3, 3)
 
 
 def place(kp: Tensor, turn: Tensor, exp: Tensor, scale: Tensor, t: Tensor) -> Tensor:

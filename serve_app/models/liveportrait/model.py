@@ -1,0 +1,289 @@
+"""The model `liveportrait`: a photograph that hears speech and moves as LivePortrait moves faces."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from serve_app.avatars.bundle import SIZE, AvatarBundle
+from serve_app.errors import AvatarInvalid
+from serve_app.models import hearing, idle
+from serve_app.models.base import ModelSpec
+from serve_app.models.drawing.place import Rectangle
+from serve_app.models.liveportrait import crop, driving, keypoints, pasting
+from serve_app.models.liveportrait.driving import Driver
+from serve_app.models.liveportrait.networks import NAME, Networks, load
+from serve_app.models.neural.batching import COMPILE, EAGER, BucketedStep
+from serve_app.models.neural.guard import broken_windows, finite_frames
+from serve_app.models.neural.residency import Residency
+from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window, speech_index
+
+logger = logging.getLogger("serve_app.models")
+
+CUDA_BUCKETS = (1, 2, 4, 8, 16)
+"""Batch sizes on a GPU; each is compiled before the first session."""
+
+CPU_BUCKETS = tuple(range(1, 9))
+"""Batch sizes on a CPU, where nothing is compiled and padding only costs."""
+
+RESIDENT_BYTES = 2 * 1_073_741_824
+"""Avatars' tensors on the card: about 120 avatars of 16 MB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    base_loop: BaseLoop
+    driver: Driver
+    place: Rectangle
+
+
+class LivePortrait:
+    """A photograph that speaks.
+
+    Args:
+        fps: frames per second; the networks have no rate of their own.
+        device: "cpu" or "cuda", as torch names them.
+        weights: a folder in the published layout, None for the pulled one, or "random" for tests.
+        mode: how batches run: "eager", "compile" or "graphs"; None for "compile" on a GPU and "eager"
+            elsewhere.
+        buckets: batch sizes; None for the device's.
+
+    Raises:
+        ModelNotLoaded: weights are missing, damaged or of another version; the text names all.
+        ModelOutOfMemory: the device cannot hold one picture.
+    """
+
+    def __init__(
+        self,
+        *,
+        fps: int,
+        device: str,
+        weights: str | None = None,
+        mode: str | None = None,
+        buckets: Sequence[int] | None = None,
+    ) -> None:
+        self._device = torch.device(device)
+        self._networks = load(weights, self._device)
+        self._hearing = hearing.Hearing(fps, self._device)
+        is_gpu = self._device.type == "cuda"
+        self._step = BucketedStep(
+            self._networks.picture,
+            buckets=buckets or (CUDA_BUCKETS if is_gpu else CPU_BUCKETS),
+            device=self._device,
+            mode=mode or (COMPILE if is_gpu else EAGER),
+        )
+        # Avatars are prepared in another thread than windows are animated in.
+        self._one_step = threading.Lock()
+        self._resident = Residency(self._device, RESIDENT_BYTES)
+        self._avatars: dict[str, _Prepared] = {}
+        self._spec = ModelSpec(
+            name=NAME,
+            left_context=hearing.LEFT_CONTEXT,
+            lookahead=hearing.lookahead(fps),
+            fps=fps,
+            width=SIZE,
+            height=SIZE,
+        )
+        if self._step.mode != EAGER:
+            self._step.warm(self._example)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What callers must know to cut windows."""
+        return self._spec
+
+    @property
+    def networks(self) -> Networks:
+        """The networks, for measuring."""
+        return self._networks
+
+    @torch.inference_mode()
+    def prepare(self, bundle: AvatarBundle) -> None:
+        """Look at the portrait once, and render the base loop with the networks themselves."""
+        networks, device, fps = self._networks, self._device, self._spec.fps
+        face = bundle.landmarks
+        square = crop.square(
+            crop.points_of(face), crop.centres_of(face), crop.SOURCE_SCALE, crop.SOURCE_SHIFT
+        )
+        picture = pasting.cut(bundle, square, networks.sizes.image, device)
+        feature = networks.appearance(picture)
+        source = keypoints.read(networks.motion(picture))
+        held = driving.idle(bundle.motion, idle.num_frames(fps), fps, square.side, device)
+        driver = Driver(source, crop.ratios_of(face), networks.stitcher, held)
+        pasted = pasting.pasting(bundle, square, networks.sizes.output, device)
+        group = {
+            "feature": feature.float().contiguous(),
+            "compressed": networks.warping.compressed(feature).contiguous(),
+            "x_source": driver.x_source,
+            **pasted.tensors,
+        }
+        if not all(tensor.isfinite().all() for tensor in group.values()):
+            raise AvatarInvalid(
+                f"avatar {bundle.avatar_id!r}: expected a face, found features that are no numbers"
+            )
+        self._resident.put(bundle.avatar_id, group)
+        index = torch.arange(driver.length, device=device)
+        patches, finite = self._draw([(bundle.avatar_id, driver.rest(index))])
+        if not all(finite):
+            raise AvatarInvalid(
+                f"avatar {bundle.avatar_id!r}: expected pictures, found values that are no numbers"
+            )
+        frames = pasting.inlaid(pasting.still(bundle), patches[0], pasted.place)
+        loop = BaseLoop(bundle.avatar_id, SIZE, SIZE, fps, frames)
+        self._avatars[bundle.avatar_id] = _Prepared(loop, driver, pasted.place)
+
+    def base_loop(self, avatar_id: str) -> BaseLoop:
+        """Return the idle motion of a prepared avatar.
+
+        Raises:
+            AvatarInvalid: the avatar was not prepared.
+        """
+        if avatar_id not in self._avatars:
+            raise AvatarInvalid(f"expected a prepared avatar, found {avatar_id!r}")
+        return self._avatars[avatar_id].base_loop
+
+    @torch.inference_mode()
+    def animate(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
+        """Turn a batch of windows into clips: one hearing for all, batches that mix avatars.
+
+        A window with a frame that is no numbers fails alone, so its session shows the base loop.
+
+        Raises:
+            ModelOutOfMemory: the device cannot hold one picture now; a later call may succeed.
+        """
+        results: list[Clip | ClipFailure | None] = [self._refusal(window) for window in windows]
+        # Frames of one avatar lie together: they are pasted in one go.
+        order = {avatar_id: n for n, avatar_id in enumerate(dict.fromkeys(w.avatar_id for w in windows))}
+        sound = sorted(
+            (n for n, refused in enumerate(results) if refused is None),
+            key=lambda n: order[windows[n].avatar_id],
+        )
+        if not sound:
+            return [result for result in results if result is not None]
+        mine = [windows[number] for number in sound]
+        moved = self._moved(mine)
+        patches, finite = self._draw(moved)
+        shown = _in_turn(mine, patches)
+        failures = broken_windows(mine, finite)
+        for number, window, failure, pixels in zip(sound, mine, failures, shown, strict=True):
+            results[number] = failure or self._clip(window, pixels)
+        return [result for result in results if result is not None]
+
+    def _moved(self, windows: Sequence[Window]) -> list[tuple[str, Tensor]]:
+        """Return avatars and the keypoints [F, K, 3] of their frames; windows of an avatar lie together."""
+        heard = self._hearing.listen(windows)
+        moved = []
+        at = 0
+        for avatar_id in dict.fromkeys(window.avatar_id for window in windows):
+            avatar = self._avatars[avatar_id]
+            spans = [
+                torch.arange(window.base_frame, window.base_frame + window.num_frames)
+                for window in windows
+                if window.avatar_id == avatar_id
+            ]
+            index = torch.cat(spans).to(self._device) % avatar.driver.length
+            moved.append((avatar_id, avatar.driver.speak(index, heard[at : at + len(index)])))
+            at += len(index)
+        return moved
+
+    def _draw(self, moved: Sequence[tuple[str, Tensor]]) -> tuple[list[UInt8], list[bool]]:
+        """Draw the frames of some avatars.
+
+        Args:
+            moved: avatars and the keypoints [F, K, 3] of their frames.
+
+        Returns:
+            [F, h * w * 3 // 2] for each avatar, and for each frame of all whether it is numbers.
+        """
+        names = [name for name, x_driving in moved for _ in range(len(x_driving))]
+        points = torch.cat([x_driving for _, x_driving in moved])
+        parts: dict[str, list[Tensor]] = {name: [] for name, _ in moved}
+        finite = []
+        largest = self._step.buckets[-1]
+        for at in range(0, len(names), largest):
+            inside = names[at : at + largest]
+            pictures = self._pictures(inside, points[at : at + largest])
+            finite.append(finite_frames(pictures))
+            start = 0
+            for name in dict.fromkeys(inside):
+                count = inside.count(name)
+                patches = pasting.paste(pictures[start : start + count], self._resident.get(name))
+                parts[name].append(self._to_host(patches))
+                start += count
+        # Copies to the host are under way until the device says so; this waits for it.
+        is_finite = torch.cat(finite).tolist()
+        return [torch.cat(part).numpy() for part in parts.values()], is_finite
+
+    def _pictures(self, names: Sequence[str], x_driving: Tensor) -> Tensor:
+        groups = {name: self._resident.get(name) for name in dict.fromkeys(names)}
+        inputs = [
+            torch.cat(
+                [
+                    group[part].expand(names.count(name), *group[part].shape[1:])
+                    for name, group in groups.items()
+                ]
+            )
+            for part in ("feature", "compressed", "x_source")
+        ]
+        with self._one_step:
+            return self._step(*inputs, x_driving)
+
+    def _to_host(self, patches: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return patches
+        host = torch.empty(patches.shape, dtype=patches.dtype, pin_memory=True)
+        return host.copy_(patches, non_blocking=True)
+
+    def _example(self, batch: int) -> tuple[Tensor, ...]:
+        """Return inputs of `Networks.picture` for warming up."""
+        sizes = self._networks.sizes
+        volume = (sizes.depth, sizes.grid, sizes.grid)
+        shapes = ((sizes.volume, *volume), (sizes.compress, *volume), (21, 3), (21, 3))
+        return tuple(torch.zeros(batch, *shape, device=self._device) for shape in shapes)
+
+    def _clip(self, window: Window, patches: UInt8) -> Clip:
+        place = self._avatars[window.avatar_id].place
+        return Clip(
+            session_id=window.session_id,
+            generation=window.generation,
+            utterance=window.utterance,
+            first_frame=window.first_frame,
+            base_frame=window.base_frame,
+            x=place.x,
+            y=place.y,
+            w=place.w,
+            h=place.h,
+            patches=patches,
+        )
+
+    def _refusal(self, window: Window) -> ClipFailure | None:
+        where = f"window at frame {window.first_frame}"
+        if window.avatar_id not in self._avatars:
+            return ClipFailure("avatar_invalid", f"{where}: avatar {window.avatar_id!r} was not prepared")
+        if window.num_frames < 1:
+            return ClipFailure("model_error", f"{where}: expected 1 frame or more, found {window.num_frames}")
+        fps = self._spec.fps
+        end = speech_index(window.first_frame + window.num_frames, fps)
+        needed = window.left_context + end - speech_index(window.first_frame, fps)
+        if len(window.speech) < needed:
+            expected = f"{needed} samples or more at 16000 Hz"
+            return ClipFailure("model_error", f"{where}: expected {expected}, found {len(window.speech)}")
+        return None
+
+
+def _in_turn(windows: Sequence[Window], patches: Sequence[UInt8]) -> Iterator[UInt8]:
+    """Yield each window's frames; windows of an avatar lie together, as its patches do."""
+    remaining = iter(patches)
+    present, at = None, 0
+    pixels = np.empty((0, 0), np.uint8)
+    for window in windows:
+        if window.avatar_id != present:
+            present, at, pixels = window.avatar_id, 0, next(remaining)
+        yield pixels[at : at + window.num_frames]
+        at += window.num_frames

@@ -1,0 +1,171 @@
+"""Clips of the model: the right pixels, whatever the batch and the cuts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from serve_app.avatars.bundle import AvatarBundle
+from serve_app.errors import AvatarInvalid
+from serve_app.models.liveportrait.model import LivePortrait
+from serve_app.nouns import Clip, ClipFailure, Int16, UInt8, Window
+from tests.unit.models.speech import sentence, silence, voiced, windows
+
+pytestmark = pytest.mark.unit
+
+
+def clips_of(model: LivePortrait, cut: list[Window]) -> list[Clip]:
+    clips = model.animate(cut)
+    assert len(clips) == len(cut)
+    return [clip for clip in clips if isinstance(clip, Clip)]
+
+
+def speak(model: LivePortrait, speech: Int16, sizes: tuple[int, ...] = (12,), base_frame: int = 0) -> UInt8:
+    cut = list(windows(model.spec, speech, sizes, base_frame=base_frame))
+    return np.concatenate([clip.patches for clip in clips_of(model, cut)])
+
+
+def under(model: LivePortrait, clip: Clip, first: int, count: int) -> UInt8:
+    """Return the base loop's pixels under a clip's patches."""
+    frames = model.base_loop("default").frames
+    index = np.arange(first, first + count) % len(frames)
+    y = frames[index, : 512 * 512].reshape(count, 512, 512)
+    chroma = frames[index, 512 * 512 :].reshape(count, 2, 256, 256)
+    luma = y[:, clip.y : clip.y + clip.h, clip.x : clip.x + clip.w]
+    half = chroma[:, :, clip.y // 2 : (clip.y + clip.h) // 2, clip.x // 2 : (clip.x + clip.w) // 2]
+    return np.concatenate([luma.reshape(count, -1), half.reshape(count, -1)], axis=1)
+
+
+def largest_gap(one: UInt8, other: UInt8) -> int:
+    return int(np.abs(one.astype(np.int16) - other).max())
+
+
+@pytest.mark.parametrize("sizes", [(1,), (3, 5, 7, 12), (2, 9)])
+def test_cuts_do_not_change_the_picture(model: LivePortrait, sizes: tuple[int, ...]) -> None:
+    whole = speak(model, sentence(), (1000,), base_frame=7)
+    assert largest_gap(speak(model, sentence(), sizes, base_frame=7), whole) <= 1
+
+
+def test_silence_shows_the_base_loop(model: LivePortrait) -> None:
+    cut = list(windows(model.spec, silence(0.5), (5,), base_frame=130))
+    for clip in clips_of(model, cut):
+        base = under(model, clip, clip.base_frame, len(clip.patches))
+        assert largest_gap(clip.patches, base) <= 1
+
+
+def test_speech_changes_the_picture(model: LivePortrait) -> None:
+    clips = clips_of(model, list(windows(model.spec, voiced("ah", 0.6), (15,))))
+    base = under(model, clips[0], 0, len(clips[0].patches))
+    assert np.abs(clips[0].patches.astype(np.int16) - base)[6:].mean() > 0.3
+
+
+def test_base_loop_is_the_portrait_but_for_the_patch(model: LivePortrait, bundle: AvatarBundle) -> None:
+    loop = model.base_loop("default")
+    clip = clips_of(model, list(windows(model.spec, silence(0.1), (1,))))[0]
+    outside = np.ones((512, 512), bool)
+    outside[clip.y : clip.y + clip.h, clip.x : clip.x + clip.w] = False
+    luma = loop.frames[:, : 512 * 512].reshape(-1, 512, 512)
+    assert (luma[:, outside] == luma[0][outside]).all()
+    expected = 16 + bundle.portrait.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255
+    assert np.abs(luma[0][outside] - expected[outside]).max() <= 1
+    moved = np.abs(np.diff(luma[:, ~outside].astype(np.int16), axis=0)).mean(axis=1)
+    assert moved.min() > 0.0
+
+
+def test_base_loop_has_no_seam(model: LivePortrait) -> None:
+    frames = model.base_loop("default").frames.astype(np.int16)
+    steps = np.abs(np.diff(np.concatenate([frames, frames[:1]]), axis=0)).mean(axis=1)
+    assert steps[-1] <= 2 * np.median(steps)
+
+
+def test_batch_of_mixed_avatars_is_what_singles_are(model: LivePortrait) -> None:
+    mixed = [
+        *windows(model.spec, sentence(), (3, 12), avatar_id="other", base_frame=31),
+        *windows(model.spec, voiced("ah", 0.5), (5,), base_frame=158),
+        *windows(model.spec, sentence(), (7,), avatar_id="other"),
+    ]
+    mixed = [mixed[number] for number in np.random.default_rng(0).permutation(len(mixed))]
+    clips = clips_of(model, mixed)
+    assert len({(clip.x, clip.y, clip.w, clip.h) for clip in clips}) == 2
+    for window, clip in zip(mixed, clips, strict=True):
+        alone = clips_of(model, [window])[0]
+        assert (clip.first_frame, clip.base_frame) == (window.first_frame, window.base_frame)
+        assert (clip.x, clip.y, clip.w, clip.h) == (alone.x, alone.y, alone.w, alone.h)
+        assert largest_gap(clip.patches, alone.patches) <= 1
+
+
+def test_clip_names_its_window_and_fits_the_picture(model: LivePortrait) -> None:
+    window = next(windows(model.spec, sentence(), (4,), base_frame=1000))
+    window = dataclasses.replace(window, session_id="who", generation=3, utterance=2)
+    clip = clips_of(model, [window])[0]
+    assert (clip.session_id, clip.generation, clip.utterance, clip.base_frame) == ("who", 3, 2, 1000)
+    assert all(part % 2 == 0 for part in (clip.x, clip.y, clip.w, clip.h))
+    assert clip.x + clip.w <= 512
+    assert clip.y + clip.h <= 512
+    assert clip.patches.shape == (4, clip.w * clip.h * 3 // 2)
+    assert clip.patches.dtype == np.uint8
+
+
+def test_bad_window_fails_alone(model: LivePortrait) -> None:
+    good = next(windows(model.spec, sentence(), (4,)))
+    cut = [
+        dataclasses.replace(good, avatar_id="nobody"),
+        good,
+        dataclasses.replace(good, speech=good.speech[:100]),
+        dataclasses.replace(good, num_frames=0),
+    ]
+    results = model.animate(cut)
+    codes = [result.code if isinstance(result, ClipFailure) else "clip" for result in results]
+    assert codes == ["avatar_invalid", "clip", "model_error", "model_error"]
+    assert model.animate([]) == []
+
+
+def test_broken_frame_fails_its_window_alone(bundle: AvatarBundle) -> None:
+    model = LivePortrait(fps=25, device="cpu", weights="random")
+    for name in ("whole", "broken"):
+        model.prepare(dataclasses.replace(bundle, avatar_id=name))
+    group = dict(model._resident.get("broken"))
+    model._resident.put("broken", {**group, "feature": torch.full_like(group["feature"], torch.nan)})
+    cut = [next(windows(model.spec, sentence(), (3,), avatar_id=name)) for name in ("broken", "whole")]
+    failure, clip = model.animate(cut)
+    assert isinstance(failure, ClipFailure)
+    assert failure.code == "frame_not_finite"
+    assert isinstance(clip, Clip)
+    alone = model.animate(cut[1:])[0]
+    assert isinstance(alone, Clip)
+    assert largest_gap(clip.patches, alone.patches) <= 1
+
+
+def test_networks_that_make_no_numbers_refuse_the_avatar(bundle: AvatarBundle) -> None:
+    model = LivePortrait(fps=25, device="cpu", weights="random")
+    bias = model.networks.generator.fc.bias
+    assert bias is not None
+    bias.fill_(torch.inf)
+    with pytest.raises(AvatarInvalid, match="no numbers"):
+        model.prepare(bundle)
+    with pytest.raises(AvatarInvalid, match="default"):
+        model.base_loop("default")
+
+
+def test_unprepared_avatar_has_no_base_loop(model: LivePortrait) -> None:
+    with pytest.raises(AvatarInvalid, match="nobody"):
+        model.base_loop("nobody")
+
+
+@pytest.mark.parametrize("fps", [12, 30])
+def test_any_frame_rate(bundle: AvatarBundle, fps: int) -> None:
+    model = LivePortrait(fps=fps, device="cpu", weights="random")
+    model.prepare(bundle)
+    assert (model.spec.fps, model.base_loop("default").fps) == (fps, fps)
+    assert len(speak(model, voiced("ah", 1.0))) == fps
+
+
+def test_buckets_do_not_change_the_picture(bundle: AvatarBundle, model: LivePortrait) -> None:
+    padded = LivePortrait(fps=25, device="cpu", weights="random", buckets=(5,))
+    padded.prepare(bundle)
+    cut = list(windows(model.spec, sentence(), (4,)))
+    for one, other in zip(clips_of(model, cut), clips_of(padded, cut), strict=True):
+        assert largest_gap(one.patches, other.patches) <= 1
