@@ -24,6 +24,11 @@ RefusalCause = Literal["full", "concurrency", "quota", "registry_lost", "host_lo
 """Why a session was refused: no room; as many of its key as may run; the key's minutes are used up; whoever
 admits, or would hold it, is being replaced."""
 
+WindowFault = Literal[
+    "model_error", "avatar_invalid", "avatar_preparing", "frame_not_finite", "model_out_of_memory"
+]
+"""Why a window has no clip: the codes of ClipFailure that replicas give."""
+
 SentKind = Literal["audio", "video"]
 
 
@@ -102,6 +107,30 @@ class AnimatorMetrics:
         self._frames = EventCounter("avatar_model_frames", "Frames made.", tag_keys=("model",))
         self._all_windows = EventCounter("avatar_model_windows", "Windows animated.", tag_keys=("model",))
         self._busy_ms = EventCounter("avatar_model_busy_ms", "Time in device batches.", tag_keys=("model",))
+        self._failed = EventCounter(
+            "avatar_model_failed_windows",
+            "Windows without a clip, for which the base loop is shown.",
+            tag_keys=("model", "cause"),
+            known=("cause", get_args(WindowFault)),
+        )
+        self._repeated = EventCounter(
+            "avatar_model_repeated_frames",
+            "Frames shown twice because the model fell behind.",
+            tag_keys=("model",),
+        )
+        self._rested = EventCounter(
+            "avatar_model_rested_frames",
+            "Frames left to the base loop because the model fell behind.",
+            tag_keys=("model",),
+        )
+        self._capacity = Gauge(
+            "avatar_model_capacity_sessions", "Speaking sessions a replica is meant for.", tag_keys=("model",)
+        )
+        self._level = Gauge(
+            "avatar_model_degraded",
+            "0: every frame; 1: every second frame; 2: not for all sessions.",
+            tag_keys=("model",),
+        )
         for metric in vars(self).values():
             metric.set_default_tags(tags)
             if isinstance(metric, EventCounter):
@@ -114,6 +143,20 @@ class AnimatorMetrics:
         self._all_windows.inc(windows)
         self._frames.inc(frames)
         self._busy_ms.inc(step_s * 1000)
+
+    def failed(self, cause: str) -> None:
+        """Record a window that has no clip; `cause` is the code of its failure."""
+        self._failed.inc(1, {"cause": cause if cause in get_args(WindowFault) else "model_error"})
+
+    def degraded(self, level: int, repeated: int, rested: int) -> None:
+        """Record how a step saved work, and the frames that it saved."""
+        self._level.set(level)
+        self._repeated.inc(repeated)
+        self._rested.inc(rested)
+
+    def capacity(self, sessions: int) -> None:
+        """Record what the replica is meant for."""
+        self._capacity.set(sessions)
 
 
 class EncodeMetrics:

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 
-def replicas_for(sessions: float, sessions_per_replica: int) -> int:
+def replicas_for(sessions: float, sessions_per_replica: float) -> int:
     """Return the replicas that carry `sessions` speaking sessions; at least 1."""
-    return max(1, math.ceil(sessions / sessions_per_replica))
+    return max(1, math.ceil(sessions / max(1.0, sessions_per_replica)))
 
 
 class SessionsPolicy:
@@ -18,13 +18,22 @@ class SessionsPolicy:
     to go by is the largest one, not the sum.
 
     Args:
-        sessions_per_replica: speaking sessions one replica carries.
+        sessions_per_replica: speaking sessions one replica carries; None: what the replicas measured at
+            their start, the least of them where their devices differ.
     """
 
-    def __init__(self, sessions_per_replica: int) -> None:
+    def __init__(self, sessions_per_replica: int | None) -> None:
         self._sessions_per_replica = sessions_per_replica
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:  # noqa: ANN401 - Serve's AutoscalingContext
         """Return the wanted number of replicas; Serve applies its bounds and delays to it."""
-        seen = (context.aggregated_metrics or {}).get("sessions") or {}
-        return replicas_for(max(seen.values(), default=0.0), self._sessions_per_replica), {}
+        metrics = context.aggregated_metrics or {}
+        seen = max((metrics.get("sessions") or {}).values(), default=0.0)
+        per_replica: float | None = self._sessions_per_replica
+        if per_replica is None:
+            measured = [value for value in (metrics.get("capacity") or {}).values() if value > 0]
+            if not measured:
+                # No replica has told yet: keep what there is.
+                return max(1, int(context.target_num_replicas)), {}
+            per_replica = min(measured)
+        return replicas_for(seen, per_replica), {}

@@ -13,6 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.animator.capacity import Capacity
 from serve_app.errors import AvatarError, HostLost, ModelError, ReplicaLost
 from serve_app.metrics import window_metrics
 from serve_app.models.base import ModelSpec
@@ -91,6 +92,18 @@ class AnimatorClient:
             AvatarInvalid: no such avatar.
         """
         return cast("BaseLoop", await from_replica(self._handle.base_loop.remote(avatar_id)))
+
+    async def capacity(self) -> Capacity:
+        """Return what one replica can do."""
+        return cast("Capacity", await from_replica(self._handle.capacity.remote()))
+
+    async def admit(self) -> None:
+        """Return when one more session may begin.
+
+        Raises:
+            AdmissionRefused: the device makes all it can, or its memory did not suffice lately.
+        """
+        await from_replica(self._handle.admit.remote())
 
     async def submit(self, batch: WindowBatch) -> ray.ObjectRef[ClipBatch]:
         """Start animating; return a reference that can be sent on before the clips exist.

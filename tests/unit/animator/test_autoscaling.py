@@ -25,3 +25,14 @@ def test_no_measurement_keeps_one_replica() -> None:
     empty: list[object] = [None, {}, {"sessions": {}}]
     for metrics in empty:
         assert SessionsPolicy(8)(SimpleNamespace(aggregated_metrics=metrics)) == (1, {})
+
+
+def test_measured_capacity_counts_where_none_is_configured() -> None:
+    metrics = {"sessions": {"a": 41.0}, "capacity": {"a": 24.0, "b": 20.0, "c": 0.0}}
+    assert SessionsPolicy(None)(SimpleNamespace(aggregated_metrics=metrics)) == (3, {})
+
+
+def test_before_the_first_measurement_the_replicas_stay() -> None:
+    for metrics in ({}, {"sessions": {"a": 41.0}}, {"sessions": {"a": 41.0}, "capacity": {"a": 0.0}}):
+        context = SimpleNamespace(aggregated_metrics=metrics, target_num_replicas=2)
+        assert SessionsPolicy(None)(context) == (2, {})
