@@ -19,7 +19,10 @@ SILENCE = b"\xf8\xff\xfe"
 """One Opus packet of 20 ms mono silence: TOC 0xF8 is CELT, full band, one frame (RFC 6716, section 3.1)."""
 
 VBV_S = 0.25
-"""Depth of the rate buffer at the start bitrate: no keyframe is larger than about this much of the stream."""
+"""Depth of the rate buffer: no keyframe is larger than about this much of the stream."""
+
+VBV_TOLERANCE = 1.5
+"""How far the bitrate may be from the one that the rate buffer was made for before a keyframe renews it."""
 
 OPUS_BITRATE_BPS = 40_000
 """Full-band mono speech; libopus makes hybrid packets of about 100 bytes from it."""
@@ -74,7 +77,9 @@ class H264Encoder:
 
     The bitrate can be set at any time. libx264 follows a lower or higher target only in a stream that was
     opened at its highest rate as CBR (x264's ratecontrol keeps an ABR target for good), so it is opened at
-    `max_bitrate_bps` and turned down before the first picture.
+    `max_bitrate_bps` and turned down before the first picture. Its rate buffer keeps the depth it was opened
+    with: a keyframe that comes after the bitrate has changed much begins a new stream, or on a link that
+    became narrow it would be as large as on a wide one.
 
     Args:
         width: pixels, even.
@@ -86,8 +91,13 @@ class H264Encoder:
     def __init__(self, width: int, height: int, fps: int, config: EncoderConfig) -> None:
         self.picture = I420Frame(width, height)
         self._config = config
+        self._fps = fps
+        self._open(config.start_bitrate_bps)
+
+    def _open(self, bitrate_bps: int) -> None:
+        width, height, fps, config = self.picture.width, self.picture.height, self._fps, self._config
         self._next_pts = 0
-        buffer_bits = max(int(config.start_bitrate_bps * VBV_S), config.max_bitrate_bps // fps)
+        self._buffer_bits = self._fitting_buffer_bits(bitrate_bps)
         self._codec = av.CodecContext.create("libx264", "w")
         self._codec.width = width
         self._codec.height = height
@@ -108,10 +118,14 @@ class H264Encoder:
             # without it is within 0.3 dB, and the worst picture is better.
             "aq-mode": "0",
             "maxrate": str(config.max_bitrate_bps),
-            "bufsize": str(buffer_bits),
+            "bufsize": str(self._buffer_bits),
         }
         self._codec.open()
-        self.bitrate_bps = config.start_bitrate_bps
+        self.bitrate_bps = bitrate_bps
+
+    def _fitting_buffer_bits(self, bitrate_bps: int) -> int:
+        # libx264 takes no buffer that is smaller than a frame at the highest rate.
+        return max(int(bitrate_bps * VBV_S), self._config.max_bitrate_bps // self._fps)
 
     @property
     def bitrate_bps(self) -> int:
@@ -138,6 +152,10 @@ class H264Encoder:
 
     def encode_picture(self, *, keyframe: bool) -> bytes:
         """Encode what was drawn into `picture`; returns one access unit as an Annex B byte stream."""
+        if keyframe and self._next_pts > 0:
+            wanted = self._fitting_buffer_bits(self._bitrate_bps)
+            if not 1 / VBV_TOLERANCE <= wanted / self._buffer_bits <= VBV_TOLERANCE:
+                self._open(self._bitrate_bps)
         frame = self.picture.frame
         frame.pts = self._next_pts
         frame.pict_type = PictureType.I if keyframe or self._next_pts == 0 else PictureType.NONE

@@ -25,3 +25,19 @@ def test_a_debt_has_to_be_paid() -> None:
     budget.spend(50)
     assert not budget.allows(1, 2.0)
     assert budget.allows(1, 2.1)
+
+
+def test_a_debt_says_how_long_it_takes_to_pay() -> None:
+    budget = Budget(10, 30, now_s=0.0)
+    assert budget.wait_s(0.0) == 0.0
+    budget.spend(50)
+    assert budget.wait_s(0.5) == pytest.approx(1.5)
+    assert budget.wait_s(3.0) == 0.0
+
+
+def test_another_rate_keeps_what_is_owed() -> None:
+    budget = Budget(10, 30, now_s=0.0)
+    budget.spend(50)
+    budget.change(5, 15, now_s=1.0)
+    assert budget.wait_s(1.0) == pytest.approx(2.0)
+    assert not budget.allows(16, 1000.0)

@@ -86,6 +86,25 @@ def test_a_keyframe_does_not_burst() -> None:
     assert len(units[60]) * 8 < 0.5 * 500_000
 
 
+def test_a_keyframe_on_a_link_that_became_narrow_is_small() -> None:
+    h264 = encoder(EncoderConfig(start_bitrate_bps=2_000_000, max_bitrate_bps=2_500_000))
+    rng = np.random.default_rng(0)
+    noisy = [
+        np.clip(frame + rng.normal(0, 12, frame.shape), 0, 255).astype(np.uint8) for frame in LOOP.frames
+    ]
+    wide = h264.encode(noisy[0], keyframe=True)
+    for n in range(1, 30):
+        h264.encode(noisy[n], keyframe=False)
+    h264.bitrate_bps = 200_000
+    narrow = [h264.encode(noisy[n], keyframe=n == 0) for n in range(30)]
+    assert nal_types(narrow[0])[:2] == [7, 8]
+    assert len(narrow[0]) * 8 < 100_000 < len(wide) * 8
+    assert sum(map(len, narrow)) * 8 < 300_000
+    assert (
+        min(psnr(shown, frame) for shown, frame in zip(decode([wide, *narrow])[1:], noisy, strict=True)) > 15
+    )
+
+
 def test_a_picture_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="98304"):
         encoder().encode(np.zeros(100, np.uint8), keyframe=False)

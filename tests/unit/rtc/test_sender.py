@@ -1,15 +1,28 @@
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from aiortc import RTCPeerConnection, RTCRtpSender
+from aiortc import RTCDtlsTransport, RTCPeerConnection, RTCRtpSender
 from aiortc.codecs.h264 import h264_depayload
-from aiortc.rtp import RtcpPsfbPacket, RtcpSenderInfo, RtcpSrPacket, pack_remb_fci
+from aiortc.rtp import (
+    RTCP_RTPFB_NACK,
+    RTP_HISTORY_SIZE,
+    RtcpPsfbPacket,
+    RtcpRtpfbPacket,
+    RtcpSenderInfo,
+    RtcpSrPacket,
+    RtpPacket,
+    pack_remb_fci,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.clock import MonotonicClock
 from serve_app.rtc.sender import (
+    BURST_S,
+    HEADROOM,
+    KEYFRAME_DISTANCE_S,
     PAYLOAD_BYTES,
     PRIVATE_ATTRIBUTES,
     PacketSender,
@@ -55,13 +68,16 @@ def test_parameter_sets_travel_in_one_packet() -> None:
 class Source:
     def __init__(self) -> None:
         self.keyframes = 0
+        self.pictures = 0
+        self.unit = b"\x00\x00\x01\x65picture"
         self.bitrates: list[int] = []
 
     def sound_packet(self, index: int) -> bytes:
         return b"sound"
 
     async def picture_packet(self, index: int) -> bytes | None:
-        return b"\x00\x00\x01\x65picture"
+        self.pictures += 1
+        return self.unit
 
     def picture_frame(self, index: int) -> Any:
         raise AssertionError(index)
@@ -71,6 +87,49 @@ class Source:
 
     def set_target_bitrate(self, bps: int) -> None:
         self.bitrates.append(bps)
+
+
+class HandClock:
+    """Stands still until it is slept on or moved."""
+
+    def __init__(self) -> None:
+        self.s = 100.0
+
+    def now_s(self) -> float:
+        return self.s
+
+    async def sleep_until(self, when_s: float) -> None:
+        self.s = max(self.s, when_s)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The RTP packets that senders hand to their transport."""
+    packets: list[bytes] = []
+
+    async def note(self: RTCDtlsTransport, data: bytes) -> None:
+        packets.append(data)
+
+    monkeypatch.setattr(RTCDtlsTransport, "_send_rtp", note)
+    return packets
+
+
+async def estimate(sender: RTCRtpSender, bps: int) -> None:
+    fci = pack_remb_fci(bps, [sender._ssrc])
+    await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=15, ssrc=1, media_ssrc=0, fci=fci))
+
+
+def remember(sender: RTCRtpSender, sequences: Iterable[int], size: int) -> None:
+    """Let a sender have sent packets of `size` bytes."""
+    for sequence in sequences:
+        packet = RtpPacket(payload_type=96, sequence_number=sequence, payload=b"x" * size)
+        sender._RTCRtpSender__rtp_history[sequence % RTP_HISTORY_SIZE] = packet
+
+
+def nack(sender: RTCRtpSender, sequences: Iterable[int]) -> RtcpRtpfbPacket:
+    packet = RtcpRtpfbPacket(fmt=RTCP_RTPFB_NACK, ssrc=1, media_ssrc=sender._ssrc)
+    packet.lost = list(sequences)
+    return packet
 
 
 async def adopted(pc: RTCPeerConnection, track: MediaTrack) -> RTCRtpSender:
@@ -88,10 +147,11 @@ async def test_aiortc_still_has_what_the_sender_relies_on() -> None:
 
 
 async def test_feedback_reaches_the_source_of_the_picture() -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), MonotonicClock()
+    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     ssrc = sender._ssrc
     await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=1, ssrc=1, media_ssrc=ssrc))
+    clock.s += KEYFRAME_DISTANCE_S
     await sender._handle_rtcp_packet(
         RtcpPsfbPacket(fmt=4, ssrc=1, media_ssrc=ssrc, fci=struct.pack("!LBBH", ssrc, 1, 0, 0))
     )
@@ -105,6 +165,91 @@ async def test_feedback_reaches_the_source_of_the_picture() -> None:
         await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=15, ssrc=1, media_ssrc=0, fci=fci))
     assert source.bitrates == [300_000]
     assert outbound_stats(sender)["target_bps"] == 300_000
+    await pc.close()
+
+
+async def test_a_receiver_that_asks_and_asks_gets_a_keyframe_when_one_could_have_come() -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
+    await sender._next_encoded_frame(None)
+    at_start = source.keyframes
+    for _ in range(5):
+        await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=1, ssrc=1, media_ssrc=sender._ssrc))
+        clock.s += 0.01
+        await sender._next_encoded_frame(None)
+    assert source.keyframes == at_start + 1
+    clock.s += KEYFRAME_DISTANCE_S
+    await sender._next_encoded_frame(None)
+    await sender._next_encoded_frame(None)
+    assert source.keyframes == at_start + 2
+    await pc.close()
+
+
+async def test_pictures_beyond_the_estimate_are_left_out_before_they_are_encoded() -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    source.unit = b"\x00\x00\x01\x41" + b"x" * 5000
+    sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
+    await estimate(sender, 200_000)
+    start_s = clock.s
+    for _ in range(30):
+        await sender._next_encoded_frame(None)
+    took_s = clock.s - start_s
+    sent_bps = 8 * 30 * 5000 / took_s
+    assert 200_000 < sent_bps < 200_000 * HEADROOM * 1.2
+    assert source.pictures == 30
+    await pc.close()
+
+
+async def test_what_is_sent_again_counts_and_ends_with_the_estimate(sent: list[bytes]) -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
+    remember(sender, range(100, 150), 1000)
+    await estimate(sender, 200_000)
+    await sender._handle_rtcp_packet(nack(sender, range(100, 150)))
+    allowed_bits = 200_000 * HEADROOM * BURST_S
+    assert allowed_bits <= 8 * 1000 * len(sent) <= allowed_bits + 8 * 1000
+    clock.s += 10
+    await sender._handle_rtcp_packet(nack(sender, range(100, 101)))
+    assert len(sent) > allowed_bits // 8000
+    assert source.keyframes == 0
+    await pc.close()
+
+
+async def test_without_an_estimate_all_that_was_lost_is_sent_again(sent: list[bytes]) -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
+    remember(sender, range(65_500, 65_536), 1000)
+    await sender._handle_rtcp_packet(nack(sender, range(65_500, 65_536)))
+    assert len(sent) == 36
+    await pc.close()
+
+
+async def test_a_packet_too_old_to_be_sent_again_brings_a_keyframe(sent: list[bytes]) -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
+    remember(sender, range(1000, 1128), 100)
+    await sender._handle_rtcp_packet(nack(sender, range(990, 1001)))
+    assert source.keyframes == 1
+    assert len(sent) == 1
+    await pc.close()
+
+
+async def test_what_came_before_a_keyframe_is_not_sent_again(sent: list[bytes]) -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    source.unit = b"\x00\x00\x01\x67sets\x00\x00\x01\x68sets\x00\x00\x01\x65picture"
+    sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
+    remember(sender, range(65_530, 65_536), 100)
+    sender._RTCRtpSender__packet_count = 6
+    await sender._next_encoded_frame(None)  # its first packet is number 0
+    at_start = source.keyframes
+    remember(sender, range(3), 100)
+    await sender._handle_rtcp_packet(nack(sender, [65_000, 65_533, 0, 2]))
+    assert len(sent) == 2
+    assert source.keyframes == at_start
+    sender._RTCRtpSender__packet_count = 40_000  # numbers have wrapped since
+    remember(sender, range(39_990, 39_994), 100)
+    await sender._handle_rtcp_packet(nack(sender, [39_991]))
+    assert len(sent) == 3
     await pc.close()
 
 
