@@ -4,8 +4,8 @@ Unknown keys are refused, so a typing error in a YAML file stops the start inste
 Three variables of document 000's compose file override it: MODEL_TYPE, VIDEO_FPS, PARALLEL_PROCESSING.
 Secrets come from AVATAR_API_KEYS, AVATAR_SESSION_SECRET, TURN_SECRET, TURN_USERNAME, TURN_CREDENTIAL and
 LIVEKIT_API_SECRET, for Serve writes what a file holds into its log. AVATAR_PUBLIC_ADDRESS says where a
-container's machine is seen. AVATAR_RANDOM_WEIGHTS=1, for testing only, runs every neural model on the CPU
-with invented weights, so that a configuration for GPUs starts on any machine.
+container's machine is seen, TURN_URLS adds a TURN server. AVATAR_RANDOM_WEIGHTS=1, for testing only, runs
+every neural model on the CPU with invented weights, so that a configuration for GPUs starts on any machine.
 """
 
 from __future__ import annotations
@@ -576,6 +576,7 @@ def _ice_with_environment(ice: IceConfig, environ: Mapping[str, str]) -> IceConf
     changes: dict[str, Any] = {}
     if address := environ.get("AVATAR_PUBLIC_ADDRESS"):
         changes["public_address"] = str(ip_address(address))
+    servers = [*ice.servers, *_turn_servers(environ.get("TURN_URLS", ""))]
     username, credential = environ.get("TURN_USERNAME"), environ.get("TURN_CREDENTIAL")
     if bool(username) != bool(credential):
         raise ValueError("TURN_USERNAME and TURN_CREDENTIAL: expected both or neither, got one of them")
@@ -588,7 +589,15 @@ def _ice_with_environment(ice: IceConfig, environ: Mapping[str, str]) -> IceConf
             if secret
             else {"username": username, "credential": SecretStr(credential or "")}
         )
-        changes["servers"] = [
-            server.model_copy(update=mine) if server.needs_credentials else server for server in ice.servers
+        servers = [
+            server.model_copy(update=mine) if server.needs_credentials else server for server in servers
         ]
-    return ice.model_copy(update=changes)
+    return ice.model_copy(update={**changes, "servers": servers})
+
+
+def _turn_servers(listed: str) -> list[IceServer]:
+    """Read "turn:host:3478?transport=udp,turns:host:5349" as one server with several addresses."""
+    urls = [url.strip() for url in listed.split(",") if url.strip()]
+    if wrong := [url for url in urls if not url.startswith(("turn:", "turns:"))]:
+        raise ValueError(f"TURN_URLS: expected turn: or turns: addresses, got {wrong[0]!r}")
+    return [IceServer(urls=urls)] if urls else []

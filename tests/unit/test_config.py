@@ -467,6 +467,22 @@ def test_a_turn_secret_beside_a_user_is_refused_without_showing_them() -> None:
     NeverShown("hush-hush").check(caught.value)
 
 
+def test_turn_urls_add_one_server_that_the_secret_opens() -> None:
+    environ = {
+        "TURN_URLS": "turn:192.0.2.9:3478?transport=udp, turns:192.0.2.9:5349",
+        "TURN_SECRET": "hush-hush",
+    }
+    *before, added = with_environment(with_turn(), environ).ice.servers
+    assert [server.urls for server in before] == [server.urls for server in with_turn().ice.servers]
+    assert added.urls == ["turn:192.0.2.9:3478?transport=udp", "turns:192.0.2.9:5349"]
+    assert added.secret is not None
+
+
+def test_turn_urls_that_are_no_turn_servers_are_refused() -> None:
+    with pytest.raises(ValueError, match="TURN_URLS: expected turn: or turns: addresses, got 'stun:192"):
+        with_environment(with_turn(), {"TURN_URLS": "stun:192.0.2.9"})
+
+
 def test_turn_credentials_go_to_the_turn_servers_that_name_none() -> None:
     config = with_environment(with_turn(), {"TURN_USERNAME": "u", "TURN_CREDENTIAL": "hush"})
     assert [server.username for server in config.ice.servers] == [None, "u", "own"]
