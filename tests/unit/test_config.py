@@ -130,8 +130,32 @@ def test_prod_animates_as_many_sessions_as_its_hosts_hold() -> None:
     config = app_config("prod.yaml")
     animator = config.animators["portrait"]
     assert animator.autoscaling is not None
+    assert animator.sessions_per_replica is not None
     animated = animator.autoscaling["max_replicas"] * animator.sessions_per_replica
     assert animated >= config.session.hosts * config.session.max_sessions_per_host
+
+
+def test_prod_serves_the_neural_models_beside_the_drawn_one() -> None:
+    config = app_config("prod.yaml")
+    assert set(config.animators) == {"portrait", "musetalk", "liveportrait"}
+    for name in ("musetalk", "liveportrait"):
+        mine = config.animators[name]
+        assert (mine.device, mine.fps, mine.degrade) == ("cuda", 25, "auto")
+        assert mine.sessions_per_replica is None
+    whole = [mine.ray_actor_options["num_gpus"] for mine in config.animators.values()]
+    assert sum(whole) == 2, "expected two cards for one replica of each model"
+
+
+def test_prod_s_live_settings_are_those_of_its_arguments() -> None:
+    (application,) = config_file("prod.yaml")["applications"]
+    config = app_config("prod.yaml")
+    for override in application["deployments"]:
+        mine = config.animators[override["name"].removeprefix("Animator-")]
+        assert override["user_config"] == {
+            "max_batch_calls": mine.max_batch_calls,
+            "max_bucket": mine.max_bucket,
+            "degrade": mine.degrade,
+        }
 
 
 def test_prod_logs_json_and_proxies_on_every_node() -> None:
