@@ -16,6 +16,7 @@ import ipaddress
 import itertools
 import json
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -48,9 +49,11 @@ LONG_PACE = 1.05
 CHUNK_BYTES = 512 * 1024
 """Half of the door's limit for a chunk."""
 
-RESUME_DELAYS_S = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Waits before each attempt to take a session over after its socket was cut."""
+RESUME_DELAYS_S = (0.0, 0.2, 0.4, 0.8)
+"""Waits before each attempt to take a session over after its socket was cut; the last one again and again."""
 
+LEAST_LEASE_S = 15.0
+"""How long to try at least; a door that says how long it keeps the session (`lease_s`) may ask for more."""
 
 FINAL_CLOSE_CODES = frozenset((1000, 4401, 4408, 4409))
 """Closed for good: by intent, for want of a token, expired, taken over by another socket."""
@@ -172,6 +175,7 @@ class A2vClient:
         self._may_resume = resume
         self._timeout_s = timeout_s
         self._resume_token = ""
+        self._lease_s = 0.0
         self._resumed = False
         self._socket: ClientConnection | None = None
         self._socket_up = asyncio.Event()
@@ -443,6 +447,7 @@ class A2vClient:
         self._resumed = bool(message.get("resumed", False))
         self.session_id = str(message["session_id"])
         self._resume_token = str(message.get("resume_token") or "")
+        self._lease_s = float(message.get("lease_s") or 0.0)
         self.ice_servers = list(message.get("ice_servers") or [])
         self.video = dict(message.get("video") or {})
         self._dispatch(event)
@@ -465,14 +470,21 @@ class A2vClient:
         return self._may_resume and bool(self._resume_token) and close_code not in FINAL_CLOSE_CODES
 
     async def _resume(self) -> bool:
-        for delay_s in RESUME_DELAYS_S:
-            await asyncio.sleep(delay_s)
+        """Take the session over, or open another in its place; return False when neither can be had."""
+        given_up_s = time.monotonic() + max(self._lease_s, LEAST_LEASE_S)
+        delays_s = itertools.chain(RESUME_DELAYS_S, itertools.repeat(RESUME_DELAYS_S[-1]))
+        asked_for_s = 0.0
+        while time.monotonic() < given_up_s:
+            # Many clients are cut at the same moment when a server goes; they do not return as one.
+            await asyncio.sleep(max(asked_for_s, next(delays_s) * random.uniform(0.8, 1.2)))
+            asked_for_s = 0.0
             try:
                 await self._open_socket()
             except DoorError as error:
                 # A refusal stands, unless it says when to come again or the door is restarting.
                 if error.retry_after_s is None and not error.door_code.startswith("HTTP 5"):
                     return False
+                asked_for_s = error.retry_after_s or 0.0
             except SessionError as error:
                 logger.info("session %s is not resumed yet: %s", self.session_id, error)
             else:

@@ -21,6 +21,9 @@
 /** Waits before the next attempt, in ms; the first is at once so that a cut heals unnoticed. */
 const BACKOFF_MS = [0, 200, 400, 800, 1500, 3000, 5000, 8000];
 
+/** The longest of them while the server still keeps the session: its picture goes on meanwhile. */
+const LEASED_BACKOFF_MS = 800;
+
 /** A socket that is not established by then is given up. */
 const CONNECT_TIMEOUT_MS = 5000;
 
@@ -197,7 +200,8 @@ export class SessionSocket extends EventTarget {
       this.#retryIn((this.retryAfterS || 5) * 1000, "full");
       return;
     }
-    const step = BACKOFF_MS[Math.min(this.attempt, BACKOFF_MS.length - 1)];
+    const longest = this.session ? LEASED_BACKOFF_MS : Infinity;
+    const step = Math.min(longest, BACKOFF_MS[Math.min(this.attempt, BACKOFF_MS.length - 1)]);
     this.attempt += 1;
     // Many pages are cut at the same moment when a server goes; jitter keeps them from returning as one.
     this.#retryIn(step * (0.8 + 0.4 * Math.random()), "waiting");
