@@ -207,11 +207,23 @@ class RecordingConfig(Section):
 class SessionConfig(Section):
     """Session hosts and the lives of sessions."""
 
-    hosts: int = Field(default=1, ge=1, description="warm host actors")
+    hosts: int = Field(default=1, ge=1, description="warm host actors; with max_hosts: at least")
+    max_hosts: int | None = Field(
+        default=None, ge=1, description="hosts at most, as places run low; None: `hosts`, always"
+    )
+    spare_places: int = Field(
+        default=4, ge=0, description="with max_hosts: free places from which on another host starts"
+    )
+    shrink_after_s: float = Field(
+        default=300.0, ge=0, description="with max_hosts: fewer hosts must do for so long before one drains"
+    )
     max_sessions_per_host: int = Field(default=16, ge=1)
     max_viewers: int = Field(default=8, ge=0, description="those who only watch one session")
     host_num_cpus: float = Field(default=1.0, ge=0, description="CPUs Ray reserves for a host")
     host_resources: dict[str, float] = Field(default={}, description="custom Ray resources of a host")
+    host_labels: dict[str, str] = Field(
+        default={}, description="labels of the nodes that hosts prefer; they go elsewhere where none has room"
+    )
     resume_grace_s: float = Field(default=30.0, ge=0, description="how long a session outlives its socket")
     negotiation_timeout_s: float = Field(
         default=60.0, gt=0, description="a session without a connected peer ends after this"
@@ -226,6 +238,22 @@ class SessionConfig(Section):
         description="a session ends after so long without an utterance or a conversation's turn; None: never",
     )
     retry_after_s: float = Field(default=5.0, gt=0, description="told to clients that find no room")
+
+    @property
+    def most_hosts(self) -> int:
+        """How many hosts there may be."""
+        return self.hosts if self.max_hosts is None else self.max_hosts
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of hosts follows the sessions."""
+        return self.most_hosts > self.hosts
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> SessionConfig:
+        if self.most_hosts < self.hosts:
+            raise ValueError(f"max_hosts: expected at least hosts ({self.hosts}), got {self.max_hosts}")
+        return self
 
 
 class SpeechConfig(Section):

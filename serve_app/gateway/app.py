@@ -76,6 +76,7 @@ class Gateway:
         self._recordings = RecordingFolder(config.recording) if config.recording.enabled else None
         self._doors = self._open_doors(config)
         await self._sessions.start()
+        await self._sessions.rolled_out()
         self._tasks = [
             asyncio.create_task(self._sessions.dispatcher.run()),
             asyncio.create_task(self._sessions.keep_pool()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Hashable, Sequence
 from dataclasses import replace
@@ -39,6 +40,10 @@ from serve_app.speech.source import SpeechSource
 logger = logging.getLogger("serve_app.gateway")
 
 KEEP_S = 5.0
+ROLLED_OUT_S = 0.5
+
+OPENINGS = 3
+"""Hosts to try a session on: one that died a moment ago is still among them."""
 
 
 class HostRoute:
@@ -238,6 +243,7 @@ class RaySessions:
         self._animators = animators
         self._metrics = RefusalMetrics("registry_lost", "host_lost")
         self._registry_actor: ActorHandle[Any] | None = None
+        self._config_number: int | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -256,14 +262,22 @@ class RaySessions:
             )
             .remote(self.config, self._app_name)
         )
-        await self.registry.configure.remote(self.config)
+        self._config_number = await self.registry.configure.remote(self.config, self._config_number)
+
+    async def rolled_out(self) -> None:
+        """Return when sessions are opened with this gateway's configuration.
+
+        In a redeploy the gateways before serve until then, with their hosts.
+        """
+        while not await self.registry.is_rolled_out.remote():  # noqa: ASYNC110 - the state of another process
+            await asyncio.sleep(ROLLED_OUT_S)
 
     async def keep_pool(self) -> None:
         """Tell the registry that a gateway lives, and replace it when it is gone; runs until cancelled."""
         while True:
             await asyncio.sleep(KEEP_S)
             try:
-                await self.registry.configure.remote(self.config)
+                self._config_number = await self.registry.configure.remote(self.config, self._config_number)
             except RayError as error:
                 logger.warning("the session registry is gone (%s) and is made again", type(error).__name__)
                 await self.start()
@@ -273,7 +287,20 @@ class RaySessions:
         return cast("int", await self.registry.ready_hosts.remote())
 
     async def open(self, request: SessionRequest) -> RemoteSession:
-        """Admit a session and open it on the host with the most room."""
+        """Admit a session and open it on the host with the most room, or on another when that one is lost."""
+        for _ in range(OPENINGS):
+            place = await self._admit(request)
+            try:
+                return await self._open_at(place, request)
+            except HostLost as error:
+                logger.warning("host %s was lost before a session opened on it", place.tag)
+                lost = error
+                with contextlib.suppress(RayError):
+                    await self.registry.host_lost.remote(place.tag)
+        self._metrics.refused("host_lost")
+        raise AdmissionRefused("the session hosts restart", self.config.session.retry_after_s) from lost
+
+    async def _admit(self, request: SessionRequest) -> Place:
         try:
             limits = KeyLimits.of(self.config.auth, request.key_id)
             place = cast("Place", await self.registry.admit.remote(limits))
@@ -284,14 +311,14 @@ class RaySessions:
             ) from error
         if place.tag is None:
             raise _refusal(place)
+        return place
+
+    async def _open_at(self, place: Place, request: SessionRequest) -> RemoteSession:
         session_id: str | None = None
         try:
-            actor = ray.get_actor(host_name(place.tag), NAMESPACE)
+            actor = _host(str(place.tag))
             opened = cast("Opened", await from_host(actor.open.remote(_within(request, place))))
             session_id = opened.session_id
-        except (HostLost, ValueError) as error:
-            self._metrics.refused("host_lost")
-            raise AdmissionRefused("a session host restarts", self.config.session.retry_after_s) from error
         finally:
             self.registry.admitted.remote(place.reservation, session_id)
         return self._remote(opened, actor, resumed=False)
@@ -353,6 +380,13 @@ class RaySessions:
         """The registry's handle, another after a restart of it."""
         assert self._registry_actor is not None, "start() has not been awaited"
         return self._registry_actor
+
+
+def _host(tag: str) -> ActorHandle[Any]:
+    try:
+        return ray.get_actor(host_name(tag), NAMESPACE)
+    except ValueError as error:
+        raise HostLost("no actor of that name") from error
 
 
 def _refusal(place: Place) -> AvatarError:

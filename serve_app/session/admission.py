@@ -90,9 +90,9 @@ class Admission:
             max_duration_s = min(limits_s, default=None)
         tag = self._roomiest(tags, config.session.max_sessions_per_host)
         if tag is None:
-            held = sum(len(sessions) for sessions in self._sessions.values())
-            room = config.session.max_sessions_per_host * config.session.hosts
-            detail = f"no room: {held} sessions run, this server holds {room}"
+            running = sum(len(sessions) for sessions in self._sessions.values())
+            room = config.session.max_sessions_per_host * config.session.most_hosts
+            detail = f"no room: {running} sessions run, this server holds {room}"
             return Place(None, retry_after_s, detail, "full")
         reservation = secrets.token_hex(8)
         key_id = None if key is None else key.key_id
@@ -129,6 +129,15 @@ class Admission:
     def held_by(self, tag: str) -> Mapping[str, HeldSession]:
         """Return a host's sessions by id: a picture of now."""
         return dict(self._sessions.get(tag, {}))
+
+    def held(self) -> int:
+        """Return how many sessions run or are about to begin, on all hosts."""
+        self._expire()
+        return sum(len(sessions) for sessions in self._sessions.values()) + len(self._reservations)
+
+    def emptiest(self, tags: Iterable[str]) -> list[str]:
+        """Return hosts in the order in which they can be spared: those with the fewest sessions first."""
+        return sorted(tags, key=lambda tag: (len(self._sessions.get(tag, ())) + self._reserved_on(tag), tag))
 
     def is_empty(self, tag: str) -> bool:
         """Whether a host has neither sessions nor reservations."""

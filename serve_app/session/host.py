@@ -108,6 +108,10 @@ class SessionHost:
         self._start(self._residents.run())
         gc.freeze()
 
+    async def config(self) -> AppConfig:
+        """Return what this host was started with."""
+        return self._config
+
     async def status(self) -> HostStatus:
         """Return the sessions held."""
         held = tuple(

@@ -12,7 +12,7 @@ import re
 import secrets
 import sqlite3
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -28,6 +28,9 @@ from serve_app.metrics import RegistryMetrics
 from serve_app.session.admission import Admission, Place
 from serve_app.session.grants import GrantStore
 from serve_app.session.opened import HostStatus
+from serve_app.session.placement import scheduling_of
+from serve_app.session.pool import PoolSize
+from serve_app.session.rollout import Rollout
 from serve_app.session.usage import KeyLimits, UsageLedger, UsageReport
 from serve_app.session.usage_file import UsageFile
 
@@ -49,6 +52,13 @@ BEAT_S = 1.0
 ANSWER_S = 5.0
 SAVE_S = 5.0
 """How many seconds of a key's use a crash may forget."""
+
+STARTING_S = 1.0
+"""When to come again while a host starts."""
+
+ROLLOUT_S = 60.0
+"""How long hosts of a former configuration take sessions while the first new one starts: a cluster without
+room for both must let the former ones drain."""
 
 ORPHAN_S = 60.0
 """Without a gateway for so long the application is gone: the hosts and this actor end."""
@@ -89,15 +99,24 @@ def host_of(session_id: str) -> str:
 
 @dataclass(slots=True)
 class _Host:
+    """A host actor.
+
+    Attributes:
+        config: what it was started with.
+        is_ready: whether it is warm.
+        is_surplus: whether fewer hosts do: it takes no sessions and ends when it is empty.
+        missed: reports in a row that did not come.
+    """
+
     actor: ActorHandle[Any]
     config: AppConfig
     is_ready: bool = False
-    is_draining: bool = False
+    is_surplus: bool = False
     missed: int = 0
 
 
 class SessionRegistry:
-    """Keeps `session.hosts` warm hosts alive, spreads sessions over them, and keeps the limits of API keys.
+    """Keeps a pool of warm hosts alive, spreads sessions over them, and keeps the limits of API keys.
 
     Args:
         config: the whole configuration.
@@ -106,11 +125,13 @@ class SessionRegistry:
 
     def __init__(self, config: AppConfig, app_name: str) -> None:
         configure_logs(config.log_encoding)
-        self._config = config
+        self._rollout = Rollout(config)
         self._app_name = app_name
         self._hosts: dict[str, _Host] = {}
         self._metrics = RegistryMetrics()
         clock = MonotonicClock()
+        self._pool = PoolSize(clock)
+        self._rolled_s = clock.now_s()
         self._ledger = UsageLedger()
         self._admission = Admission(clock, self._ledger)
         self._grants: GrantStore[object] = GrantStore(clock)
@@ -121,25 +142,37 @@ class SessionRegistry:
         self._warming: dict[str, asyncio.Future[None]] = {}
         self._knows_past_usage = False
 
-    async def configure(self, config: AppConfig) -> None:
-        """Keep the pool: start it, or drain its hosts and start new ones when the configuration is another.
+    @property
+    def _config(self) -> AppConfig:
+        return self._rollout.config
+
+    async def configure(self, config: AppConfig, number: int | None = None) -> int:
+        """Keep the pool: start it, or replace its hosts when the configuration is a newer one.
 
         Gateways call this at their start and every few seconds: it is also their sign of life.
+
+        Args:
+            config: the gateway's.
+            number: what the last call returned; None at its start.
+
+        Returns:
+            The number of the gateway's configuration.
         """
         self._asked_s = time.monotonic()
         async with self._starting:
-            if config != self._config:
-                self._config = config
-                for host in self._hosts.values():
-                    host.is_draining = host.config != _of_hosts(config)
-                if draining := sum(host.is_draining for host in self._hosts.values()):
-                    logger.info("new configuration: %d hosts drain", draining)
+            before = self._config
+            number = self._rollout.take(config, number, int(time.time() * 1000))
+            if self._config != before:
+                self._rolled_s = time.monotonic()
+                if former := sum(self._is_former(host) for host in self._hosts.values()):
+                    logger.info("new configuration: %d hosts are replaced", former)
             if self._beat_task is None:
                 await self._load_usage()
                 await self._find_hosts()
                 self._beat_task = asyncio.create_task(self._beat())
                 self._save_task = asyncio.create_task(self._keep_usage())
             self._fill_pool()
+        return number
 
     async def admit(self, key: KeyLimits | None = None) -> Place:
         """Reserve room on the least loaded host; `admitted` must follow, whatever came of it.
@@ -147,8 +180,9 @@ class SessionRegistry:
         Args:
             key: the API key whose session it is; None on an open server.
         """
-        takers = [tag for tag, host in self._hosts.items() if host.is_ready and not host.is_draining]
-        place = self._admission.admit(self._config, takers, key)
+        place = self._admission.admit(self._config, self._takers(), key)
+        if place.refusal == "full" and self._is_growing():
+            place = replace(place, retry_after_s=min(place.retry_after_s, STARTING_S))
         if place.refusal is not None:
             self._metrics.refused(place.refusal)
         return place
@@ -162,9 +196,19 @@ class SessionRegistry:
         """Forget a session that was closed, without waiting for its host's next report."""
         self._admission.released(session_id)
 
+    async def host_lost(self, tag: str) -> None:
+        """Look after a host that a gateway could not reach."""
+        if tag in self._hosts:
+            await self._check(tag)
+            self._fill_pool()
+
     async def ready_hosts(self) -> int:
         """Return how many hosts can take sessions."""
-        return sum(host.is_ready and not host.is_draining for host in self._hosts.values())
+        return len(self._takers())
+
+    async def is_rolled_out(self) -> bool:
+        """Return whether the newest configuration has a host, or has waited long enough for one."""
+        return not any(self._is_former(self._hosts[tag]) for tag in self._takers())
 
     async def usage(self, key_id: str | None) -> UsageReport:
         """Return what an API key has used; None: the sessions of an open server.
@@ -196,9 +240,36 @@ class SessionRegistry:
 
     # --- hosts -------------------------------------------------------------------------------------
 
+    def _is_former(self, host: _Host) -> bool:
+        return host.config != _of_hosts(self._config)
+
+    def _takers(self) -> list[str]:
+        """Return the hosts that take sessions; those of a former configuration while the new ones start."""
+        ready = {tag: host for tag, host in self._hosts.items() if host.is_ready and not host.is_surplus}
+        present = [tag for tag, host in ready.items() if not self._is_former(host)]
+        is_starting = time.monotonic() - self._rolled_s < ROLLOUT_S
+        return list(ready) if not present and is_starting else present
+
+    def _stays(self, host: _Host) -> bool:
+        return not host.is_surplus and not self._is_former(host)
+
+    def _is_growing(self) -> bool:
+        return any(self._stays(host) and not host.is_ready for host in self._hosts.values())
+
     def _fill_pool(self) -> None:
-        alive = sum(not host.is_draining for host in self._hosts.values())
-        for _ in range(self._config.session.hosts - alive):
+        """Start the hosts that are missing; let those go that are too many."""
+        staying = [tag for tag, host in self._hosts.items() if self._stays(host)]
+        wanted = self._pool.wanted(self._admission.held(), self._config.session)
+        for tag in self._admission.emptiest(staying)[: max(0, len(staying) - wanted)]:
+            self._hosts[tag].is_surplus = True
+            logger.info("host %s is one too many and drains", tag)
+        missing = wanted - len(staying)
+        for host in self._hosts.values():
+            # One that drains and is warm is there sooner than a new one.
+            if missing > 0 and host.is_surplus and not self._is_former(host):
+                host.is_surplus = False
+                missing -= 1
+        for _ in range(missing):
             tag = f"h{secrets.token_hex(3)}"
             config = _of_hosts(self._config)
             self._hosts[tag] = _Host(self._start_host(tag, config), config)
@@ -216,6 +287,7 @@ class SessionRegistry:
             num_cpus=session.host_num_cpus,
             resources=session.host_resources or None,
             max_concurrency=10_000,
+            **scheduling_of(session),
         )
         return actor.remote(tag, config, self._app_name)
 
@@ -240,10 +312,19 @@ class SessionRegistry:
                 self._hosts[tag] = _Host(ray.get_actor(name, NAMESPACE), _of_hosts(self._config))
                 self._admission.add_host(tag)
                 found.append(tag)
-        await asyncio.gather(*(self._check(tag) for tag in found))
+        await asyncio.gather(*(self._recognise(tag) for tag in found))
         for tag in found:
             if tag in self._hosts:
                 self._hosts[tag].is_ready = True
+
+    async def _recognise(self, tag: str) -> None:
+        """Learn what a host was started with, and which sessions it holds."""
+        host = self._hosts[tag]
+        try:
+            host.config = await asyncio.wait_for(host.actor.config.remote(), ANSWER_S)
+        except (RayError, TimeoutError) as error:
+            logger.warning("host %s does not tell its configuration (%s)", tag, type(error).__name__)
+        await self._check(tag)
 
     async def _beat(self) -> None:
         while True:
@@ -251,7 +332,7 @@ class SessionRegistry:
             await asyncio.gather(*(self._check(tag) for tag, host in self._hosts.items() if host.is_ready))
             self._end_overdrawn()
             self._fill_pool()
-            ready = await self.ready_hosts()
+            ready = len(self._takers())
             self._metrics.hosts.set(ready)
             self._metrics.slots.set(ready * self._config.session.max_sessions_per_host)
             if time.monotonic() - self._asked_s > ORPHAN_S:
@@ -272,7 +353,7 @@ class SessionRegistry:
             return
         host.missed = 0
         self._admission.reported(tag, before, status)
-        if host.is_draining and self._admission.is_empty(tag):
+        if not self._stays(host) and tag not in self._takers() and self._admission.is_empty(tag):
             self._drop(tag)
 
     def _end_overdrawn(self) -> None:

@@ -39,6 +39,9 @@ class StandInHost:
     async def status(self) -> HostStatus:
         return HostStatus(tuple(self._held.values()), 16)
 
+    async def config(self) -> AppConfig:
+        return AppConfig.model_validate({"session": {"hosts": 1}})
+
     async def hold(self, session: HeldSession) -> None:
         self._held[session.session_id] = session
 
