@@ -158,7 +158,9 @@ def check_warping(case: str, network: Warping) -> None:
 
     def check(name: str, output: Tensor) -> None:
         seen.append(name)
-        CASES.check(output, f"{case}/warping/{name}")
+        name = f"{case}/warping/{name}"
+        # Channels that fill up to a multiple of 8 stand at the end.
+        CASES.check(output[:, : CASES.index[name]["shape"][1]], name)
 
     def check_pair(_module: nn.Module, _inputs: object, pair: tuple[Tensor, Tensor]) -> None:
         check("deformation", pair[0])
@@ -185,6 +187,7 @@ def test_warping_as_published() -> None:
 def test_folded_warping() -> None:
     network = warping("b")
     network.fold()
+    network.dense_motion_network.refine()
     check_warping("b", network)
 
 

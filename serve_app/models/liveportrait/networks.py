@@ -113,9 +113,10 @@ def build(sizes: Sizes) -> Networks:
 
 
 def place(networks: Networks, device: torch.device) -> Networks:
-    """Fold what is stored beside the weights into them, and put all on a device."""
+    """Fold what is stored beside the weights into them, take shortcuts, and put all on a device."""
     for network in (networks.appearance, networks.warping, networks.generator):
         network.fold()
+    networks.warping.dense_motion_network.refine()
     for name in FILES:
         network = getattr(networks, name)
         network.eval().requires_grad_(requires_grad=False).to(device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from serve_app.models.liveportrait.layers import ConvNorm, conv_norm_2d, conv_norm_3d, fold_norm
+from serve_app.models.liveportrait.shortcuts import GatheredConv, SlicedConv3d, aligned, widen
 from serve_app.models.liveportrait.sizes import NUM_KEYPOINTS, Sizes
 
 VARIANCE = 0.01
@@ -87,8 +88,11 @@ class DenseMotion(nn.Module):
         self.compress = nn.Conv3d(sizes.volume, sizes.compress, 1)
         self.norm: nn.Module = nn.BatchNorm3d(sizes.compress)
         self.hourglass = Hourglass(inputs, sizes)
-        self.mask = nn.Conv3d(outputs, NUM_KEYPOINTS + 1, 7, padding=3)
-        self.occlusion = nn.Conv2d(outputs * sizes.depth, 1, 7, padding=3)
+        self.mask: nn.Module = nn.Conv3d(outputs, NUM_KEYPOINTS + 1, 7, padding=3)
+        self.occlusion: nn.Module = nn.Conv2d(outputs * sizes.depth, 1, 7, padding=3)
+        self._inputs, self._depth = inputs, sizes.depth
+        self._empty = 0
+        self._is_refined = False
 
     def compressed(self, feature: Tensor) -> Tensor:
         """Return the few channels of a source's volume that `forward` looks at, [B, c, D, H, W]."""
@@ -112,12 +116,39 @@ class DenseMotion(nn.Module):
         moved = _sampled_at_shifts(compressed, base, shifts)  # [B, K + 1, c, D, H, W]
         heat = _heat(x_driving, axes) - _heat(x_source, axes)
         heat = functional.pad(heat, (0, 0, 0, 0, 0, 0, 1, 0))  # [B, K + 1, D, H, W]
-        hidden = self.hourglass(_like(self.mask, torch.cat([heat[:, :, None], moved], dim=2).flatten(1, 2)))
+        seen = torch.cat([heat[:, :, None], moved], dim=2).flatten(1, 2)
+        if self._empty:
+            seen = functional.pad(seen, (0, 0, 0, 0, 0, 0, 0, self._empty))
+        hidden = self.hourglass(_like(self.hourglass.decoder.conv.weight, seen))
         masks = self.mask(hidden).float().softmax(dim=1)
         # The masks sum to 1, so the base grid need not be weighted.
         deformation = base + torch.einsum("bkdhw,bkc->bdhwc", masks, shifts)
-        occlusion = self.occlusion(hidden.flatten(1, 2)).sigmoid()
+        occlusion = self.occlusion(hidden if self._is_refined else hidden.flatten(1, 2)).sigmoid()
         return deformation, occlusion
+
+    def refine(self) -> None:
+        """Replace what suits a matrix unit badly by what computes the same; after folding, once.
+
+        Channels are filled up with empty ones, and the two kernels of 7 are taken apart.
+        """
+        if (
+            self._is_refined
+            or not isinstance(self.mask, nn.Conv3d)
+            or not isinstance(self.occlusion, nn.Conv2d)
+        ):
+            return
+        decoder = self.hourglass.decoder
+        first = self.hourglass.encoder.down_blocks[0].get_submodule("conv")
+        inputs, outputs, depth = self._inputs, decoder.conv.in_channels, self._depth
+        self._empty = aligned(inputs) - inputs
+        wide = outputs + self._empty
+        if isinstance(first, nn.Conv3d):
+            widen(first, inputs=inputs + self._empty, outputs=first.out_channels)
+        widen(decoder.conv, inputs=wide, outputs=wide)
+        widen(self.mask, inputs=wide, outputs=NUM_KEYPOINTS + 1)
+        self.mask = SlicedConv3d(self.mask)
+        self.occlusion = GatheredConv(self.occlusion, depth, wide)
+        self._is_refined = True
 
 
 class Warping(nn.Module):
@@ -157,7 +188,8 @@ class Warping(nn.Module):
             occlusion: [B, 1, H, W].
         """
         sampled = functional.grid_sample(feature, deformation, align_corners=False)
-        return self.fourth(self.third(_like(self.fourth, sampled.flatten(1, 2)))) * occlusion
+        flat = self.fourth(self.third(_like(self.fourth.weight, sampled.flatten(1, 2))))
+        return flat * occlusion.to(flat.dtype)
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -203,9 +235,9 @@ def _heat(points: Tensor, axes: list[Tensor]) -> Tensor:
     return along_z[:, :, :, None, None] * along_y[:, :, None, :, None] * along_x[:, :, None, None, :]
 
 
-def _like(layer: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+def _like(weight: Tensor, x: Tensor) -> Tensor:
     """Return `x` in the type and memory order of a layer's weights."""
     order = torch.contiguous_format
-    if layer.weight.is_cuda:
+    if weight.is_cuda:
         order = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-    return x.to(layer.weight.dtype, memory_format=order)
+    return x.to(weight.dtype, memory_format=order)

