@@ -1,6 +1,8 @@
 """How a peer finds its way: candidates as IceConfig says, and a diagnosis when none of them works.
 
 Nothing outside is contacted unless the configuration names it; aiortc's default STUN server is never used.
+An answer holds all candidates and so waits for STUN and TURN; a server that once did not answer is asked on
+the side from then on, and waited for again when it has answered.
 """
 
 # ruff: noqa: SLF001 - aioice and aiortc offer no public way to bind, announce or diagnose
@@ -8,10 +10,13 @@ Nothing outside is contacted unless the configuration names it; aiortc's default
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import logging
 import random
 import socket
+import ssl
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +25,7 @@ from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import CandidatePair, StunProtocol, relayed_candidate, server_reflexive_candidate
 from aioice.turn import UDP_SOCKET_BUFFER_SIZE
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
+from aiortc.rtcicetransport import connection_kwargs
 
 from serve_app.config import IceConfig
 
@@ -44,6 +50,14 @@ MAX_WAITING_DATAGRAMS = 1024
 """Datagrams kept until somebody takes them; a connected peer takes each at once."""
 
 
+Query = Coroutine[Any, Any, tuple[Candidate, StunProtocol | None]]
+Way = tuple[str, int, str]
+"""A server's host and port, and the own address it is asked from; TURN is asked from any."""
+
+_silent: set[Way] = set()
+"""Ways on which this process last waited in vain. Which these are is no peer's business but all peers'."""
+
+
 def rtc_configuration(config: IceConfig) -> RTCConfiguration:
     """Return aiortc's configuration: the configured STUN and TURN servers, or none at all."""
     servers = []
@@ -51,6 +65,22 @@ def rtc_configuration(config: IceConfig) -> RTCConfiguration:
         username, credential = server.credentials()
         servers.append(RTCIceServer(urls=server.urls, username=username, credential=credential))
     return RTCConfiguration(iceServers=servers)
+
+
+async def try_ice_servers(config: IceConfig) -> None:
+    """Ask every configured STUN and TURN server once, so that no client waits for one that is dead.
+
+    Args:
+        config: names the servers; takes `gather_timeout_s` when one of them does not answer.
+    """
+    if not config.servers:
+        return
+    connection = Connection(ice_controlling=False, **connection_kwargs(rtc_configuration(config).iceServers))
+    ConfiguredConnection.adopt(connection, config)
+    try:
+        await connection.gather_candidates()
+    finally:
+        await connection.close()
 
 
 def apply_ice_config(pc: RTCPeerConnection, config: IceConfig) -> None:
@@ -66,17 +96,21 @@ class ConfiguredConnection(Connection):  # type: ignore[misc, unused-ignore]
     """
 
     _ice_config: IceConfig
+    _late: dict[asyncio.Future[tuple[Candidate, StunProtocol | None]], Way]
 
     @classmethod
     def adopt(cls, connection: Connection, config: IceConfig) -> None:
         """Turn a connection that has not gathered yet into one of this class."""
         connection._ice_config = config
+        connection._late = {}
         connection.__class__ = cls
 
     async def get_component_candidates(
         self, component: int, addresses: list[str], timeout: float = 5
     ) -> list[Candidate]:
         """Return host candidates, and what STUN and TURN answer within `gather_timeout_s`.
+
+        Servers that did not answer the last time are not waited for.
 
         Args:
             component: 1, as RTP and RTCP share a port.
@@ -91,16 +125,32 @@ class ConfiguredConnection(Connection):  # type: ignore[misc, unused-ignore]
                 host_protocols.append(protocol)
         self._protocols += host_protocols
         candidates = [protocol.local_candidate for protocol in host_protocols]
-        queries = [asyncio.ensure_future(query) for query in self._queries(component, host_protocols)]
-        if queries:
-            done, pending = await asyncio.wait(queries, timeout=config.gather_timeout_s)
-            for query in pending:
+        queries = {
+            asyncio.ensure_future(query): way for way, query in self._queries(component, host_protocols)
+        }
+        awaited = [query for query, way in queries.items() if way not in _silent]
+        try:
+            if awaited:
+                await asyncio.wait(awaited, timeout=config.gather_timeout_s)
+        except asyncio.CancelledError:
+            for query in queries:
                 query.cancel()
-            for query in done:
+            raise
+        for query, way in queries.items():
+            if query.done():
+                _silent.discard(way)
                 candidates += self._answered(query)
-            if len(done) < len(queries):
-                logger.warning("a STUN or TURN server did not answer within %.1f s", config.gather_timeout_s)
+            else:
+                self._go_on_without(query, way)
         return candidates
+
+    async def close(self) -> None:
+        """Close the connection, and ask no server any more."""
+        late = list(self._late)
+        for query in late:
+            query.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        await super().close()
 
     def data_received(self, data: bytes, component: int) -> None:
         """Take a datagram that is not STUN; anybody may send one to this port.
@@ -153,29 +203,53 @@ class ConfiguredConnection(Connection):  # type: ignore[misc, unused-ignore]
         same_family = ipaddress.ip_address(host).version == ipaddress.ip_address(public).version
         return public if same_family else host
 
-    def _queries(self, component: int, host_protocols: list[StunProtocol]) -> list[Any]:
-        queries: list[Any] = []
+    def _queries(self, component: int, host_protocols: list[StunProtocol]) -> list[tuple[Way, Query]]:
+        queries: list[tuple[Way, Query]] = []
         if self.stun_server:
-            queries += [
-                server_reflexive_candidate(protocol, self.stun_server)
-                for protocol in host_protocols
-                if ipaddress.ip_address(protocol.local_candidate.host).version == 4
-                and protocol.local_candidate.host != LOOPBACK
-            ]
+            for protocol in host_protocols:
+                host = protocol.transport.get_extra_info("sockname")[0]
+                if ipaddress.ip_address(host).version == 4 and host != LOOPBACK:
+                    query = server_reflexive_candidate(protocol, self.stun_server)
+                    queries.append(((*self.stun_server, host), query))
         if self.turn_server:
-            queries.append(
-                relayed_candidate(
-                    component=component,
-                    hide_related_address=False,
-                    protocol_factory=lambda: StunProtocol(self),
-                    turn_server=self.turn_server,
-                    turn_username=self.turn_username,
-                    turn_password=self.turn_password,
-                    turn_ssl=self.turn_ssl,
-                    turn_transport=self.turn_transport,
-                )
-            )
+            queries.append(((*self.turn_server, ""), self._relay(component)))
         return queries
+
+    async def _relay(self, component: int) -> tuple[Candidate, StunProtocol]:
+        candidate, protocol = await relayed_candidate(
+            component=component,
+            hide_related_address=False,
+            protocol_factory=lambda: StunProtocol(self),
+            turn_server=self.turn_server,
+            turn_username=self.turn_username,
+            turn_password=self.turn_password,
+            turn_ssl=await asyncio.to_thread(_tls_context) if self.turn_ssl else False,
+            turn_transport=self.turn_transport,
+        )
+        return candidate, protocol
+
+    def _go_on_without(self, query: asyncio.Future[tuple[Candidate, StunProtocol | None]], way: Way) -> None:
+        if way not in _silent:
+            _silent.add(way)
+            host, port, _ = way
+            logger.warning(
+                "no answer of the ICE server %s:%d within %.1f s; nobody waits for it until it answers",
+                host,
+                port,
+                self._ice_config.gather_timeout_s,
+            )
+        self._late[query] = way
+        query.add_done_callback(self._came_late)
+
+    def _came_late(self, query: asyncio.Future[tuple[Candidate, StunProtocol | None]]) -> None:
+        way = self._late.pop(query)
+        if query.cancelled() or query.exception() is not None:
+            return
+        _silent.discard(way)
+        _, relay = query.result()
+        if relay is not None:
+            # The client was told of no such address; closed with the connection, it is given back.
+            self._protocols.append(relay)
 
     def _answered(self, query: asyncio.Future[tuple[Candidate, StunProtocol | None]]) -> list[Candidate]:
         error = query.exception()
@@ -264,6 +338,12 @@ def _describe_pair(pair: CandidatePair) -> str:
         f"{local.type} {local.host}:{local.port} - {remote.type} {remote.host}:{remote.port} "
         f"{pair.state.name.lower()}"
     )
+
+
+@functools.cache
+def _tls_context() -> ssl.SSLContext:
+    """Return what TURN over TLS trusts; reading it takes 20 to 40 ms, too long for an event loop."""
+    return ssl.create_default_context()
 
 
 def _ports(udp_port_range: tuple[int, int] | None) -> list[int]:

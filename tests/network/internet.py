@@ -11,7 +11,8 @@ private networks (RFC 1918); before a NAT is made, private addresses are routed 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ SERVER, SITE = "10.20.0.2", "10.20.0.1"
 SITE_PUBLIC = "203.0.113.5"
 TURN = "192.0.2.9"
 OPEN = ""
+CLIENT_LAN, SERVER_LAN = "192.168.50.2", "192.168.50.3"
 BLACKOUT = Conditions(loss=1.0)
 CLEAR = Conditions()
 
@@ -106,17 +108,39 @@ class Internet:
         home.run("ip", "address", "add", f"{address}/24", "dev", "wan0")
         home.run("ip", "route", "replace", "default", "dev", "wan0")
 
-    def call(self, ice: dict[str, Any] | None = None, *, speaks: bool = True, **offer: Any) -> dict[str, Any]:
+    @contextmanager
+    def shared_lan(self) -> Iterator[None]:
+        """Lay a cable between client and server, multicast included, while the block runs."""
+        client, server = self._spaces["client"], self._spaces["server"]
+        client.join(server, "lan1", "lan1")
+        try:
+            for space, address in ((client, CLIENT_LAN), (server, SERVER_LAN)):
+                space.address("lan1", f"{address}/24")
+                space.run("ip", "route", "add", "224.0.0.0/4", "dev", "lan1")
+            yield
+        finally:
+            client.run("ip", "link", "delete", "lan1")
+
+    def call(
+        self,
+        ice: dict[str, Any] | None = None,
+        *,
+        speaks: bool = True,
+        is_blind: bool = False,
+        **offer: Any,
+    ) -> dict[str, Any]:
         """Connect the client to the server; returns the server's answer and how long it took.
 
         Args:
             ice: the server's IceConfig.
             speaks: whether the avatar does; else it shows its idle loop.
+            is_blind: whether the server's candidates are kept from the client: the server has to find it.
             offer: arguments of the client's `offer`.
         """
         offered = self.client.ask("offer", **{"servers": [], **offer})
         answer: dict[str, Any] = self.server.ask("answer", offer=offered["sdp"], ice=ice or {}, speaks=speaks)
-        self.client.ask("accept", sdp=answer["sdp"])
+        shown = [line for line in answer["sdp"].splitlines(True) if not is_blind or "candidate" not in line]
+        self.client.ask("accept", sdp="".join(shown))
         return answer
 
     def _lay_cables(self) -> None:

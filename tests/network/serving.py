@@ -20,6 +20,7 @@ from serve_app.config import EncoderConfig, IceConfig
 from serve_app.media.idle import EncodedLoop
 from serve_app.nouns import PACKET_SAMPLES, SOUND_HZ, Picture
 from serve_app.rtc.encoder import H264Encoder, OpusEncoder
+from serve_app.rtc.ice import try_ice_servers
 from serve_app.rtc.peer import Peer, PeerState
 from serve_app.rtc.picture import PictureStream
 from tests.network.orders import serve
@@ -41,6 +42,7 @@ class Session:
         self._start_s = self._clock.now_s()
         self._peer: Peer | None = None
         self._states: list[dict[str, Any]] = []
+        self._ended = asyncio.Event()
         self._speaks = True
         self._sent: list[tuple[float, int]] = []
         self._keyframes = 0
@@ -70,13 +72,16 @@ class Session:
     async def answer(self, offer: str, ice: dict[str, Any], speaks: bool = True) -> dict[str, Any]:
         """Answer an offer with a new peer, as a session does."""
         self._speaks = speaks
-        self._states, states = [], []  # type: ignore[var-annotated]
-        self._states = states
+        states: list[dict[str, Any]] = []
+        ended = asyncio.Event()
+        self._states, self._ended = states, ended
 
         def on_state(state: PeerState) -> None:
             states.append(
                 {"name": state.name, "detail": state.detail, "pairs": state.pairs, "s": time.monotonic()}
             )
+            if state.name != "connecting":
+                ended.set()
 
         config = IceConfig.model_validate(ice)
         peer = Peer(self, self._clock, self._start_s, FPS, config, on_state)
@@ -88,14 +93,15 @@ class Session:
             await previous.close()
         return {"sdp": sdp, "took_s": took_s}
 
-    async def candidate(self, candidate: dict[str, object]) -> None:
-        """Take a candidate that came apart from its offer."""
-        assert self._peer is not None
-        await self._peer.add_candidate(candidate)
+    async def try_servers(self, ice: dict[str, Any]) -> None:
+        """Do what a session host does with its ICE servers before it has sessions."""
+        await try_ice_servers(IceConfig.model_validate(ice))
 
-    async def states(self) -> list[dict[str, Any]]:
-        """Return what became of the peer so far."""
-        return self._states
+    async def await_end(self) -> dict[str, Any]:
+        """Wait until the peer has failed or is connected; return its state, and after how long it came."""
+        await self._ended.wait()
+        ended = next(state for state in self._states if state["name"] != "connecting")
+        return ended | {"after_s": ended["s"] - self._states[0]["s"]}
 
     async def figures(self) -> dict[str, Any]:
         """Return what was sent: access units with their times, keyframes asked for, the peer's figures."""
@@ -112,7 +118,9 @@ class Session:
 async def main() -> None:
     with ThreadPoolExecutor(1) as executor:
         session = Session(executor)
-        orders = (session.answer, session.candidate, session.states, session.figures, session.hang_up)
+        orders = (
+            session.answer, session.try_servers, session.await_end, session.figures, session.hang_up
+        )  # fmt: skip
         await serve({order.__name__: order for order in orders})
 
 

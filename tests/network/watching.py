@@ -72,12 +72,6 @@ def connect(internet: Internet, ice: dict[str, Any] | None = None, **call: Any) 
     return until_right(internet, start_s)
 
 
-def last_state(internet: Internet) -> dict[str, Any]:
-    """Return the last that the server's peer said of itself."""
-    state: dict[str, Any] = internet.server.ask("states")[-1]
-    return state
-
-
 def candidates(sdp: str) -> list[tuple[str, int, str]]:
     """Return address, port and type of each candidate of a description (RFC 8839)."""
     found = []

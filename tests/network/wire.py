@@ -167,8 +167,8 @@ class Wire:
             if packet[0] >> 4 != IPV4:
                 continue
             port = self._port_of(ipaddress.IPv4Address(packet[DESTINATION]))
-            if port is None:
-                continue
+            if port is None or port.descriptor == descriptor:
+                continue  # nobody has this address, or who had it sends the packet back
             arrival_s = port.towards.arrival_s(len(packet), time.monotonic())
             if arrival_s is not None:
                 item = (arrival_s, next(self._order), port.descriptor, packet)

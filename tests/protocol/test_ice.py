@@ -2,15 +2,16 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aioice.candidate import Candidate
+from aioice.stun import Class, Message, parse_message
 from aiortc import RTCPeerConnection
 from pydantic import SecretStr
 
 from serve_app.config import IceConfig, IceServer
-from serve_app.rtc.ice import apply_ice_config, describe_failure, rtc_configuration
+from serve_app.rtc.ice import apply_ice_config, describe_failure, rtc_configuration, try_ice_servers
 
 pytestmark = pytest.mark.protocol
 
@@ -99,6 +100,64 @@ async def test_a_dead_server_costs_no_more_than_the_gathering_time(dead_server: 
     candidates, _, took_s = await gather(IceConfig(servers=[server], gather_timeout_s=0.2, loopback=True))
     assert {candidate.type for candidate in candidates} == {"host"}
     assert 0.15 < took_s < 1.0
+
+
+async def test_a_dead_server_is_waited_for_once(dead_server: str) -> None:
+    config = IceConfig(servers=[IceServer(urls=[f"stun:{dead_server}"])], gather_timeout_s=0.3)
+    took_s = [(await gather(config))[2] for _ in range(3)]
+    assert 0.25 < took_s[0] < 1.0
+    assert max(took_s[1:]) < 0.15
+
+
+async def test_servers_can_be_tried_before_anybody_waits(dead_server: str) -> None:
+    config = IceConfig(servers=[IceServer(urls=[f"stun:{dead_server}"])], gather_timeout_s=0.3)
+    await try_ice_servers(config)
+    assert (await gather(config))[2] < 0.15
+
+
+async def test_trying_no_servers_does_nothing() -> None:
+    await try_ice_servers(IceConfig())
+
+
+class StunServer(asyncio.DatagramProtocol):
+    """Answers with the address it sees, once it is awake."""
+
+    def __init__(self) -> None:
+        self.is_awake = False
+        self.asked = asyncio.Event()
+        self.transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.asked.set()
+        if self.is_awake and self.transport is not None:
+            request = parse_message(data)
+            response = Message(request.message_method, Class.RESPONSE, request.transaction_id)
+            response.attributes["XOR-MAPPED-ADDRESS"] = ("203.0.113.9", addr[1])
+            self.transport.sendto(bytes(response), addr)
+
+
+async def test_a_server_that_is_back_is_waited_for_again() -> None:
+    server, loop = StunServer(), asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: server, local_addr=("0.0.0.0", 0))
+    url = f"stun:127.0.0.1:{transport.get_extra_info('sockname')[1]}"
+    config = IceConfig(servers=[IceServer(urls=[url])], gather_timeout_s=0.3)
+    assert {candidate.type for candidate in (await gather(config))[0]} == {"host"}
+    server.is_awake = True
+    pc = RTCPeerConnection(rtc_configuration(config))
+    pc.addTransceiver("video", direction="recvonly")
+    apply_ice_config(pc, config)
+    server.asked.clear()
+    await pc.setLocalDescription(await pc.createOffer())
+    await asyncio.wait_for(server.asked.wait(), 5)
+    await asyncio.sleep(0.1)
+    await pc.close()
+    candidates, _, took_s = await gather(config)
+    assert ("203.0.113.9", "srflx") in {(candidate.host, candidate.type) for candidate in candidates}
+    assert took_s < 0.25
+    transport.close()
 
 
 async def test_without_any_address_the_server_is_named_as_the_cause() -> None:
