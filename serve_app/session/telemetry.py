@@ -69,7 +69,9 @@ class Telemetry:
     def _add_counts(self, session: Session) -> None:
         counters = session.playout.counters
         now = _Counted(
-            Counter({name: getattr(counters, name) for name in TIMELINE} | {"interrupts": session.interrupts}),
+            Counter(
+                {name: getattr(counters, name) for name in TIMELINE} | {"interrupts": session.interrupts}
+            ),
             session.peer_failures + session.viewers.peer_failures,
         )
         before = self._counted.get(session, _Counted())
