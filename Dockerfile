@@ -11,17 +11,20 @@ FROM python:3.11-slim AS base-cpu
 # An index with CPU-only wheels of torch makes this image several GB smaller; without one the general wheel
 # is installed, which runs on a CPU too.
 ARG TORCH_INDEX_URL=""
-ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX_URL}
+ENV PIP_EXTRA_INDEX_URL=${TORCH_INDEX_URL} \
+    EXTRAS=realtime,livekit,daily,tracing
 
 FROM python:3.11-slim AS base-cuda
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    EXTRAS=realtime,livekit,daily,tracing,neural
 
 FROM base-${DEVICE} AS runtime
 
-# rsync and ssh: `ray up` copies files with them and starts further nodes.
+# rsync and ssh: `ray up` copies files with them and starts further nodes. wget: KubeRay's probes call it.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends openssh-client rsync \
+    && apt-get upgrade --yes \
+    && apt-get install -y --no-install-recommends openssh-client rsync wget \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 avatar
 
@@ -38,12 +41,16 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir serve_app \
     && touch serve_app/__init__.py \
-    && pip install --constraint constraints.txt --editable '.[realtime,livekit,daily]'
+    && pip install --constraint constraints.txt --editable ".[$EXTRAS]"
 
 COPY serve_app ./serve_app
 COPY configs ./configs
+# Imports are slow where bytecode cannot be kept, and the root file system may be read-only.
+RUN python -m compileall -q serve_app
 
-RUN mkdir output_videos temp_audio && chown avatar:avatar output_videos temp_audio
+# What the server writes to; everything else may be read-only. A new volume takes its owner from here.
+RUN install --directory --owner=avatar --group=avatar \
+    output_videos temp_audio /tmp/ray /home/avatar/.ray /home/avatar/.serve-app
 USER avatar
 VOLUME ["/app/output_videos", "/app/temp_audio"]
 

@@ -17,7 +17,7 @@ endif
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test check lint types imports bench hearing doctor clean
+.PHONY: help run test check lint types imports bench hearing doctor audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -54,6 +54,9 @@ hearing: $(VENV)/.serving ## train the portrait's hearing and examine it: build/
 
 doctor: $(VENV)/.serving ## look for what would keep this machine from serving
 	$(BIN)/avatar doctor
+
+audit: ## compare the pinned versions with known vulnerabilities; needs the internet
+	PYTHON=$(PYTHON) scripts/audit $(VENV)/audit
 
 clean: ## remove .venv and caches; recordings stay
 	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-artifacts

@@ -10,42 +10,33 @@ import os
 import re
 import shlex
 import subprocess
-import tomllib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from serve_app.config import AppConfig, with_environment
+from serve_app.config import with_environment
 from serve_app.gateway.a2v.messages import ErrorCode
+from tests.deployment import (
+    NO_SECRETS,
+    ROOT,
+    app_config,
+    gpu_animators,
+    project,
+    ray_variables_of,
+    replicas,
+    secret_variables,
+    shell_of,
+    text_of,
+    yaml_of,
+)
 
 pytestmark = pytest.mark.unit
-
-ROOT = Path(__file__).parents[2]
-
-
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text()
-
-
-def yaml_of(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(text_of(name))
-    return loaded
-
-
-def app_config(name: str) -> AppConfig:
-    return AppConfig.model_validate(yaml_of(name)["applications"][0]["args"])
-
-
-def project() -> dict[str, Any]:
-    table: dict[str, Any] = tomllib.loads(text_of("pyproject.toml"))["project"]
-    return table
 
 
 def dockerfile() -> list[tuple[str, str]]:
@@ -72,14 +63,7 @@ def normal(name: str) -> str:
 
 def readme_commands() -> str:
     """Every fenced shell block of the README."""
-    return "\n".join(re.findall(r"```(?:sh|bash|shell)\n(.*?)```", text_of("README.md"), re.DOTALL))
-
-
-def secret_variables() -> set[str]:
-    """The variables that hold secrets, and what goes with them; as the code names them."""
-    code = text_of("serve_app/config.py") + text_of("serve_app/agents/upstream_link.py")
-    named = set(re.findall(r'"((?:AVATAR|TURN|LIVEKIT|OPENAI)_[A-Z_]+)"', code))
-    return named - {"AVATAR_PUBLIC_ADDRESS", "AVATAR_TOKENS"}
+    return shell_of("README.md")
 
 
 def ports(text: str) -> tuple[int, int]:
@@ -137,11 +121,12 @@ def test_image_installs_with_the_pins() -> None:
     assert all("--constraint constraints.txt" in rest for rest in installs)
 
 
-def test_image_has_every_extra_that_a_server_may_need() -> None:
+def test_images_have_every_extra_that_a_server_may_need() -> None:
     (install,) = [rest for rest in arguments("RUN") if "pip install" in rest]
-    installed = re.search(r"\.\[([a-z,]+)\]", install)
-    assert installed
-    assert set(installed[1].split(",")) == set(project()["optional-dependencies"]) - {"test", "lint"}
+    assert '".[$EXTRAS]"' in install
+    cpu, cuda = (set(found.split(",")) for found in re.findall(r"EXTRAS=([a-z,]+)", text_of("Dockerfile")))
+    assert cuda == set(project()["optional-dependencies"]) - {"test", "lint"}
+    assert cuda - cpu == {"neural"}, "neural models run on GPUs"
 
 
 def test_image_has_a_python_that_the_project_allows() -> None:
@@ -195,21 +180,93 @@ def test_usage_statistics_are_off_everywhere() -> None:
 # compose.yaml
 
 
-def service() -> dict[str, Any]:
-    (only,) = yaml_of("compose.yaml")["services"].values()
-    mapping: dict[str, Any] = only
+def services() -> dict[str, dict[str, Any]]:
+    mapping: dict[str, dict[str, Any]] = yaml_of("compose.yaml")["services"]
     return mapping
+
+
+def service() -> dict[str, Any]:
+    return services()["webrtc-server"]
+
+
+def test_compose_starts_the_server_alone_unless_a_profile_is_named() -> None:
+    assert [name for name, one in services().items() if "profiles" not in one] == ["webrtc-server"]
+    profiles = {profile for one in services().values() for profile in one.get("profiles", [])}
+    assert set(re.findall(r"docker compose --profile (\w+) up", shell_of("docs/operations.md"))) <= profiles
+    assert set(re.findall(r"--profile (\w+)", text_of("docs/operations.md"))) == profiles
+    assert set(re.findall(r"--profile (\w+)", text_of("compose.yaml"))) == profiles
+
+
+@pytest.mark.parametrize("name", services())
+def test_compose_confines_every_container(name: str) -> None:
+    assert services()[name]["read_only"]
+    assert services()[name]["cap_drop"] == ["ALL"]
+    assert services()[name]["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", sorted(set(services()) - {"webrtc-server"}))
+def test_compose_names_a_version_of_others_images(name: str) -> None:
+    assert re.search(r":v?\d+\.\d+\.\d+$", services()[name]["image"])
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_compose_publishes_figures_on_this_machine_alone(name: str) -> None:
+    assert all(entry.startswith("127.0.0.1:") for entry in services()[name]["ports"])
+    port = services()[name]["ports"][0].split(":")[1]
+    assert f"http://localhost:{port}" in text_of("docs/operations.md")
+
+
+def test_compose_mounts_files_that_exist_and_volumes_that_it_declares() -> None:
+    declared = set(yaml_of("compose.yaml")["volumes"])
+    for one in services().values():
+        for entry in one.get("volumes", []):
+            source = entry.split(":")[0]
+            if source.startswith("./configs"):
+                assert (ROOT / source).exists(), source
+                assert entry.endswith(":ro")
+            elif not source.startswith("./"):
+                assert source in declared
+
+
+def test_compose_leaves_the_server_every_folder_writable_that_the_image_prepares() -> None:
+    prepared = re.search(r"install --directory [^\n]*\\\n\s*([^\n]+)", text_of("Dockerfile"))
+    assert prepared
+    needed = {path if path.startswith("/") else f"/app/{path}" for path in prepared[1].split()}
+    volumes = {entry.split(":")[1] for entry in service()["volumes"]}
+    tmpfs = {entry.split(":")[0] for entry in service()["tmpfs"]}
+    assert needed | {"/tmp"} == volumes | tmpfs
+
+
+def test_turn_server_in_compose_and_its_file_agree_with_the_documents() -> None:
+    conf = text_of("configs/coturn/turnserver.conf")
+    options = dict(line.split("=", 1) for line in conf.splitlines() if "=" in line and line[0] != "#")
+    assert "use-auth-secret" in conf.splitlines()
+    assert "static-auth-secret" not in options
+    assert services()["coturn"]["environment"] == ["TURN_SECRET"]
+    first, last = int(options["min-port"]), int(options["max-port"])
+    assert f"{first}–{last}" in text_of("docs/operations.md")
+    media = app_config("configs/compose.yaml").ice.udp_port_range
+    assert media is not None
+    assert last < media[0] or first > media[1], "both bind ports of one machine"
+    urls = re.search(r"^TURN_URLS=(\S+)$", shell_of("docs/operations.md"), re.MULTILINE)
+    assert urls
+    config = with_environment(
+        app_config("configs/compose.yaml"), {"TURN_URLS": urls[1], "TURN_SECRET": "x" * 32}
+    )
+    assert all(f":{options['listening-port']}?" in url for url in config.ice.servers[-1].urls)
+    assert config.ice.servers[-1].secret is not None
 
 
 def test_compose_has_the_documents_port_volumes_and_variables() -> None:
     assert "8765:8765" in service()["ports"]
-    assert service()["volumes"] == ["./output_videos:/app/output_videos", "./temp_audio:/app/temp_audio"]
+    folders = ["./output_videos:/app/output_videos", "./temp_audio:/app/temp_audio"]
+    assert service()["volumes"][:2] == folders
     assert service()["environment"][:3] == ["MODEL_TYPE=portrait", "PARALLEL_PROCESSING=true", "VIDEO_FPS=30"]
     assert service()["restart"] == "unless-stopped"
 
 
 def test_compose_mounts_the_images_volumes() -> None:
-    mounted = [entry.split(":")[1] for entry in service()["volumes"]]
+    mounted = [entry.split(":")[1] for entry in service()["volumes"] if entry.startswith("./")]
     assert json.loads(arguments("VOLUME")[0]) == mounted
     assert str(app_config("configs/compose.yaml").recording.directory) in mounted
 
@@ -229,7 +286,7 @@ def test_compose_variables_are_accepted_by_its_config() -> None:
 
 def test_compose_passes_the_other_variables_on_without_holding_one() -> None:
     named = service()["environment"][3:]
-    assert set(named) == {"AVATAR_PUBLIC_ADDRESS", *secret_variables()}
+    assert set(named) == {"AVATAR_PUBLIC_ADDRESS", "TURN_URLS", *secret_variables()}
     assert len(named) == len(set(named))
 
 
@@ -279,10 +336,12 @@ def test_head_does_no_work() -> None:
 
 
 def test_every_node_starts_ray_with_the_same_variables() -> None:
-    variables = [sorted(re.findall(r"\bRAY_[A-Z_]+=\S+", command)) for command in ray_starts()]
+    variables = [ray_variables_of(command) for command in ray_starts()]
     assert len(variables) == 2
     assert variables[0] == variables[1]
-    assert {"RAY_SERVE_ENABLE_HA_PROXY=1", "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S=86400"} <= set(variables[0])
+    assert variables[0]["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    longest_s = app_config("configs/prod.yaml").session.max_duration_s
+    assert int(variables[0]["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]) >= longest_s
 
 
 def test_serve_knows_the_variables_of_the_cluster() -> None:
@@ -293,24 +352,51 @@ def test_serve_knows_the_variables_of_the_cluster() -> None:
     assert {name for name in names if f'"{name}"' not in known} == set()
 
 
-def test_nodes_have_room_for_what_prod_starts_with() -> None:
+def test_media_nodes_have_room_for_the_hosts_and_gateways_of_a_rollout() -> None:
     config = app_config("configs/prod.yaml")
-    animator = config.animators["portrait"]
-    assert animator.autoscaling is not None
-    media, gpu = node_types()["media"], node_types()["gpu"]
-
-    hosts_of_node = media["resources"]["rtc_slot"] // config.session.host_resources["rtc_slot"]
-    assert media["min_workers"] * hosts_of_node >= config.session.hosts
-
-    # During a rollout new gateways run beside the old ones.
+    session, media = config.session, node_types()["media"]
+    hosts_of_node = media["resources"]["rtc_slot"] // session.host_resources["rtc_slot"]
+    assert media["min_workers"] * hosts_of_node >= session.hosts
+    # While a new configuration comes in, new hosts and gateways run beside those that drain.
+    assert media["max_workers"] * hosts_of_node >= 2 * session.most_hosts
     gateways = 2 * config.gateway.num_replicas * config.gateway.num_cpus
-    hosts = config.session.hosts * config.session.host_num_cpus
-    assert hosts + gateways <= media["min_workers"] * media["resources"]["CPU"]
+    for nodes, hosts in (("min_workers", session.hosts), ("max_workers", 2 * session.most_hosts)):
+        assert hosts * session.host_num_cpus + gateways <= media[nodes] * media["resources"]["CPU"]
 
-    assert gpu["min_workers"] >= animator.autoscaling["min_replicas"]
-    assert gpu["max_workers"] >= animator.autoscaling["max_replicas"]
-    for resource, option in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-        assert gpu["resources"][resource] >= animator.ray_actor_options[option]
+
+@pytest.mark.parametrize("which", [0, 1], ids=["at the start", "at most"])
+def test_gpu_nodes_have_room_for_the_replicas(which: int) -> None:
+    animators = gpu_animators(app_config("configs/prod.yaml"))
+    assert animators
+    wanted = [
+        (one.ray_actor_options["num_gpus"], one.ray_actor_options["num_cpus"])
+        for one in animators.values()
+        for _ in range(replicas(one)[which])
+    ]
+    gpu = node_types()["gpu"]
+    nodes = gpu[("min_workers", "max_workers")[which]]
+    assert nodes_for(wanted, gpu["resources"]["GPU"], gpu["resources"]["CPU"]) <= nodes
+
+
+def nodes_for(replicas: list[tuple[float, float]], gpus: float, cpus: float) -> int:
+    """How many nodes hold replicas of so many GPUs and CPUs, the largest placed first, each where it fits."""
+    free: list[list[float]] = []
+    for needed_gpus, needed_cpus in sorted(replicas, reverse=True):
+        assert needed_gpus <= gpus
+        assert needed_cpus <= cpus
+        for node in free:
+            if node[0] >= needed_gpus and node[1] >= needed_cpus:
+                node[0] -= needed_gpus
+                node[1] -= needed_cpus
+                break
+        else:
+            free.append([gpus - needed_gpus, cpus - needed_cpus])
+    return len(free)
+
+
+def test_cluster_may_have_as_many_workers_as_its_types_together() -> None:
+    most = sum(node["max_workers"] for node in node_types().values() if "max_workers" in node)
+    assert yaml_of("cluster.yaml")["max_workers"] >= most
 
 
 def test_hosts_run_on_media_nodes_alone() -> None:
@@ -368,6 +454,9 @@ def test_commands_in_the_files_heads_are_the_readmes() -> None:
     assert len(builds) == 2
     assert all(build in commands for build in builds)
     assert "docker compose up --build" in text_of("compose.yaml").splitlines()[0]
+    in_compose = re.findall(r"^#\s+(docker compose --profile \w+ up)", text_of("compose.yaml"), re.MULTILINE)
+    assert len(in_compose) == 2
+    assert all(command in text_of("docs/operations.md") for command in in_compose)
 
 
 def test_make_targets_of_the_readme_exist() -> None:
@@ -389,15 +478,12 @@ def test_readme_explains_every_error_code_of_the_door() -> None:
     assert codes == {code.value for code in ErrorCode}
 
 
-def test_readme_lists_every_variable_and_no_other() -> None:
-    rows = re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \|", text_of("README.md"), re.MULTILINE)
+def test_documents_list_every_variable_and_no_other() -> None:
+    documents = text_of("README.md") + text_of("docs/operations.md")
+    rows = re.findall(r"^\| ((?:`[A-Z_]+`(?:, )?)+) \|", documents, re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
-    assert listed == secret_variables() | {
-        "AVATAR_PUBLIC_ADDRESS",
-        "MODEL_TYPE",
-        "VIDEO_FPS",
-        "PARALLEL_PROCESSING",
-    }
+    of_the_document = {"MODEL_TYPE", "VIDEO_FPS", "PARALLEL_PROCESSING"}
+    assert listed == secret_variables() | of_the_document | NO_SECRETS - {"AVATAR_TOKENS"}
 
 
 def test_headings_that_the_readme_links_exist() -> None:
@@ -413,7 +499,20 @@ def test_configs_that_the_readme_names_exist_and_all_are_named() -> None:
     assert named == {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
 
 
-@pytest.mark.parametrize("script", ["scripts/create-venv", "scripts/system-packages", ".ci/run"])
+SCRIPTS = [".ci/run", *(f"scripts/{path.name}" for path in sorted((ROOT / "scripts").iterdir()))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_script_is_executable_and_parses(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
+    assert "set -euo pipefail" in text_of(script)
     subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+def test_scripts_and_targets_of_the_operations_document_exist() -> None:
+    commands = shell_of("docs/operations.md")
+    named = set(re.findall(r"^(scripts/[\w-]+)", commands, re.MULTILINE))
+    assert named >= {"scripts/kuberay-manifests", "scripts/prometheus-rule", "scripts/scan-image"}
+    assert named <= set(SCRIPTS)
+    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z]+)", commands, re.MULTILINE)) <= targets
