@@ -22,41 +22,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from serve_app.client.finding import Finding, Level
 from serve_app.config import AppConfig, IceServer
 from serve_app.errors import AvatarError
-
-if TYPE_CHECKING:
-    from serve_app.client.a2v import A2vClient
-
-Level = Literal["ok", "warn", "fail"]
 
 DISTRIBUTION = "serve-app"
 DOOR_PORT, DASHBOARD_PORT = 8765, 8265
 MIN_SHM_BYTES = 2 * 1024**3
 MIN_DISK_BYTES = 2 * 1024**3
 ICE_ANSWER_S = 2.0
-SLOW_FIRST_PICTURE_S = 1.0
 MAX_PORTS_TRIED = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        check: what was looked at.
-        level: "ok", "warn" (works, with a drawback) or "fail".
-        found: what is the case.
-        remedy: what to do; empty when nothing is to be done.
-    """
-
-    check: str
-    level: Level
-    found: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +87,9 @@ async def examine(setup: Setup, *, url: str | None = None, token: str | None = N
     findings += await asyncio.to_thread(check_gpu, setup.app)
     findings += [*check_ray(os.environ), check_shared_memory(), check_disk(setup.app), await check_clock()]
     if url is not None:
-        findings += await check_server(url, token)
+        from serve_app.client.server_check import check_server
+
+        findings += await check_server(url, token, check_ice_servers)
     return findings
 
 
@@ -482,51 +461,6 @@ async def check_clock(
             "clock", "warn", f"it moved by {slip_ms:.0f} ms while watched", "let chrony slew, not step, it"
         )
     return Finding("clock", "ok", "wall clock and steady clock agree")
-
-
-# The server.
-
-
-async def check_server(url: str, token: str | None) -> list[Finding]:
-    """Open a real session: the WebSocket, the negotiation, the first picture, the first sound."""
-    from serve_app.client.a2v import A2vClient
-    from serve_app.client.received import Receiver
-
-    heard = asyncio.Event()
-    client = A2vClient(url, token=token, media=Receiver(on_sound=lambda _: heard.set()))
-    try:
-        async with client:
-            moments = client.moments
-            assert moments.opening_s is not None
-            assert moments.media_s is not None
-            picture_s = moments.media_s - moments.opening_s
-            findings = [_welcome(client), _first_picture(picture_s)]
-            try:
-                await asyncio.wait_for(heard.wait(), 5.0)
-                findings.append(Finding("server: sound", "ok", "Opus packets come in"))
-            except asyncio.TimeoutError:  # noqa: UP041 - another class before Python 3.11
-                findings.append(Finding("server: sound", "fail", "no sound in 5 s", "see the server's log"))
-    except AvatarError as error:
-        if client.moments.established_s is None:
-            remedy = "start it with `make run`, check the address, the token and the proxies in between"
-            return [Finding("server: WebSocket", "fail", str(error), remedy)]
-        remedy = "open the server's UDP ports, set ice.public_address behind NAT, or configure TURN"
-        return [_welcome(client), Finding("server: WebRTC", "fail", str(error), remedy)]
-    return findings
-
-
-def _welcome(client: A2vClient) -> Finding:
-    moments = client.moments
-    opened_ms = ((moments.established_s or 0) - (moments.opening_s or 0)) * 1000
-    return Finding("server: WebSocket", "ok", f"welcomed after {opened_ms:.0f} ms")
-
-
-def _first_picture(picture_s: float) -> Finding:
-    found = f"first picture after {picture_s * 1000:.0f} ms"
-    if picture_s > SLOW_FIRST_PICTURE_S:
-        remedy = "connect once more: if it stays slow, look for dead ICE servers and a busy host"
-        return Finding("server: WebRTC", "warn", found, remedy)
-    return Finding("server: WebRTC", "ok", found)
 
 
 # What people and programs read.

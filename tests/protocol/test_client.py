@@ -15,7 +15,6 @@ from click.testing import CliRunner
 
 from serve_app.client.a2v import A2vClient, DoorError
 from serve_app.client.cli import main
-from serve_app.client.doctor import check_server
 from serve_app.client.received import Mp4Writer, Received, Receiver
 from serve_app.client.speech_file import wav_header
 from serve_app.errors import SessionError
@@ -229,21 +228,6 @@ async def test_the_command_line_speaks_a_file_and_keeps_what_came_back(url: str,
     assert "speech sent → first speaking frame" in result.output
     with av.open(str(received)) as file:
         assert {stream.type for stream in file.streams} == {"video", "audio"}
-
-
-async def test_doctor_measures_a_running_server(url: str) -> None:
-    findings = await check_server(url, None)
-    assert [(f.check, f.level) for f in findings] == [
-        ("server: WebSocket", "ok"),
-        ("server: WebRTC", "ok"),
-        ("server: sound", "ok"),
-    ]
-
-
-async def test_doctor_says_what_to_do_when_no_server_answers() -> None:
-    (finding,) = await check_server("ws://127.0.0.1:9/", None)
-    assert finding.level == "fail"
-    assert "make run" in finding.remedy
 
 
 async def test_a_counting_client_sees_every_frame_without_decoding(url: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from aioice import stun
 
 from serve_app.client import doctor
-from serve_app.client.doctor import Finding
+from serve_app.client.finding import Finding
 from serve_app.config import AppConfig, IceConfig, IceServer, RecordingConfig
 from serve_app.errors import AvatarError
 
