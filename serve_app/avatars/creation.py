@@ -21,6 +21,9 @@ from serve_app.errors import AvatarError, CapacityError
 TIMEOUT_S = 45.0
 """For one avatar; it takes one to two seconds, and fetching a picture up to ten."""
 
+VIDEO_TIMEOUT_S = 300.0
+"""For one of a video; ten seconds of film take about twenty on a core."""
+
 RETRY_AFTER_S = 5.0
 
 Progress = Callable[[int, str], None]
@@ -47,11 +50,12 @@ class Order:
     Attributes:
         avatar_id: what it shall be called.
         name: for people.
-        content: of the photo's file; empty where `url` is given.
-        url: where the photo lies.
+        content: of the file; empty where `url` is given.
+        url: where the photo lies; videos are not fetched.
         source: where it comes from and under which terms.
         background: as `parse_background` takes it.
         background_image: content of a picture's file, in place of `background`; empty for none.
+        is_video: whether the content is a video rather than a photo.
     """
 
     avatar_id: str
@@ -61,6 +65,7 @@ class Order:
     source: str = ""
     background: str = "photo"
     background_image: bytes = b""
+    is_video: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,6 +189,7 @@ async def _send(process: Process, order: Order, tools: Path | None) -> None:
         "tools": str(tools) if tools else "",
         "bytes": len(order.content),
         "background_bytes": len(order.background_image),
+        "is_video": order.is_video,
     }
     process.stdin.write(json.dumps(head).encode() + b"\n" + order.content + order.background_image)
     # A process that refuses early reads no further; its answer says why.

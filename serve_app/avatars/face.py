@@ -106,6 +106,15 @@ def parted_lips(face: Points) -> float:
     return gap / max(1.0, float(np.hypot(*(face[308] - face[78])[:2])))
 
 
+def open_eyes(face: Points) -> float:
+    """Return the opening over the width of the eye that is less open."""
+    return min(
+        float(np.hypot(*(face[bottom] - face[top])[:2]))
+        / max(1.0, float(np.hypot(*(face[right] - face[left])[:2])))
+        for top, bottom, left, right in ((159, 145, 33, 133), (386, 374, 362, 263))
+    )
+
+
 def the_face(faces: Sequence[Points], width: int, height: int) -> tuple[Points, list[str]]:
     """Return the only face of a photograph, and notes on what could be better.
 
@@ -116,6 +125,23 @@ def the_face(faces: Sequence[Points], width: int, height: int) -> tuple[Points, 
 
     Raises:
         PhotoRefused: there is none, or more than one, or it is too small, cut, turned away, or not at rest.
+    """
+    face = a_face(faces, width, height)
+    _check_mouth(face)
+    _check_eyes(face)
+    return face, _notes(face)
+
+
+def a_face(faces: Sequence[Points], width: int, height: int) -> Points:
+    """Return the only face of a picture, which may speak or blink.
+
+    Args:
+        faces: as Landmarker finds them.
+        width: of the picture, pixels.
+        height: of the picture.
+
+    Raises:
+        PhotoRefused: there is none, or more than one, or it is too small, cut, or turned away.
     """
     if not faces:
         raise PhotoRefused(
@@ -134,8 +160,7 @@ def the_face(faces: Sequence[Points], width: int, height: int) -> tuple[Points, 
     face = near[0]
     _check_pose(pose_of(face))
     _check_size(face, width, height)
-    _check_eyes(face)
-    return face, _notes(face)
+    return face
 
 
 def landmarks_of(face: Points) -> Landmarks:
@@ -192,6 +217,9 @@ def _check_size(face: Points, width: int, height: int) -> None:
             "expected the whole face in the photo, found one that its edge cuts",
             "Send a photo with some room around the head.",
         )
+
+
+def _check_mouth(face: Points) -> None:
     if parted_lips(face) > MAX_PARTED_LIPS:
         raise PhotoRefused(
             "mouth_open",
@@ -201,14 +229,12 @@ def _check_size(face: Points, width: int, height: int) -> None:
 
 
 def _check_eyes(face: Points) -> None:
-    for top, bottom, left, right in ((159, 145, 33, 133), (386, 374, 362, 263)):
-        opening = float(np.hypot(*(face[bottom] - face[top])[:2]))
-        if opening < MIN_EYE * float(np.hypot(*(face[right] - face[left])[:2])):
-            raise PhotoRefused(
-                "eyes_closed",
-                "expected open eyes, found a closed one",
-                "Send a photo with both eyes open: they are made to blink.",
-            )
+    if open_eyes(face) < MIN_EYE:
+        raise PhotoRefused(
+            "eyes_closed",
+            "expected open eyes, found a closed one",
+            "Send a photo with both eyes open: they are made to blink.",
+        )
 
 
 def _notes(face: Points) -> list[str]:

@@ -7,15 +7,16 @@ there for the time of one photograph.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,8 @@ TIMEOUT_S = 20.0
 """Longest wait for an answer; the first takes under a second on a free core."""
 
 MEMORY_BYTES = 2 * 1024**3
-CPU_S = 60
+CPU_S = 600
+"""For one program. A face takes 15 ms of a core, and a video has 600 to be looked for."""
 
 REQUIREMENTS = (
     "numpy>=1.26,<2",
@@ -86,7 +88,7 @@ def interpreter_of(tools: Path | None = None) -> Path:
 
 
 def install_tools(tools: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Make the tool environment, 430 MB, and return its folder; an unfinished one is made anew.
+    """Make the tool environment, 430 MB, and return its folder; one that is as wanted is left alone.
 
     Args:
         tools: where; None for `default_tools()`.
@@ -96,6 +98,9 @@ def install_tools(tools: Path | None = None, say: Callable[[str], None] = lambda
         ToolsMissing: a step failed; the text ends with what it printed.
     """
     folder = tools or default_tools()
+    if is_installed(folder):
+        say("they are there")
+        return folder
     (folder / "installed.json").unlink(missing_ok=True)
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
@@ -110,7 +115,7 @@ def install_tools(tools: Path | None = None, say: Callable[[str], None] = lambda
         if done.returncode != 0:
             raise ToolsMissing(f"{text} failed:\n{done.stderr[-2000:]}")
     say("trying it")
-    (folder / "installed.json").write_text(json.dumps({"mediapipe": MEDIAPIPE}) + "\n")
+    (folder / "installed.json").write_text(json.dumps(INSTALLED) + "\n")
     try:
         with Landmarker(folder) as landmarker:
             landmarker.faces(np.zeros((256, 256, 3), np.uint8))
@@ -120,8 +125,37 @@ def install_tools(tools: Path | None = None, say: Callable[[str], None] = lambda
     return folder
 
 
+INSTALLED = {"mediapipe": MEDIAPIPE, "requirements": list(REQUIREMENTS)}
+"""What a finished environment says that it holds."""
+
+
+def is_installed(folder: Path) -> bool:
+    """Return whether a tool environment was finished, with the packages that are wanted now."""
+    try:
+        interpreter_of(folder)
+        return bool(json.loads((folder / "installed.json").read_text()) == INSTALLED)
+    except (ToolsMissing, OSError, ValueError):
+        return False
+
+
+class FaceFinder(Protocol):
+    """Finds faces and people; a Landmarker does."""
+
+    def faces(self, rgb: UInt8) -> list[Points]:
+        """Return the points of each face in a picture, the surest first."""
+        ...
+
+    def faces_of(self, pictures: Iterable[UInt8]) -> Iterator[list[Points]]:
+        """Yield the faces of each picture, in order."""
+        ...
+
+    def matte(self, rgb: UInt8) -> UInt8:
+        """Return where people are."""
+        ...
+
+
 class Landmarker:
-    """The running program, for one photograph: a context manager.
+    """The running program, for one photograph or video: a context manager.
 
     Args:
         tools: the tool environment; None for `default_tools()`.
@@ -184,16 +218,21 @@ class Landmarker:
             For each face [FACE_POINTS, 3] float32: x and y in pixels, z in the scale of x, smaller towards
             the viewer.
         """
-        head, content = self._ask("faces", rgb)
-        number = int(head.get("faces", 0))
-        if number == 0:
-            return []
-        points = np.frombuffer(content, np.float32)
-        if points.size != number * FACE_POINTS * 3:
-            raise ToolsMissing(
-                f"expected {FACE_POINTS} points a face, found {points.size} numbers for {number}"
-            )
-        return list(points.reshape(number, FACE_POINTS, 3))
+        return _faces(*self._ask("faces", rgb))
+
+    def faces_of(self, pictures: Iterable[UInt8]) -> Iterator[list[Points]]:
+        """Yield the faces of each picture, as `faces` does; the next one is fetched while it works."""
+        waiting = False
+        for rgb in pictures:
+            if waiting:
+                answer = self._answer()
+                self._send("faces", rgb)
+                yield _faces(*answer)
+            else:
+                self._send("faces", rgb)
+                waiting = True
+        if waiting:
+            yield _faces(*self._answer())
 
     def matte(self, rgb: UInt8) -> UInt8:
         """Return where people are: [H, W] uint8, 255 for a person.
@@ -208,13 +247,47 @@ class Landmarker:
         return np.frombuffer(content, np.uint8).reshape(height, width)
 
     def _ask(self, what: str, rgb: UInt8) -> tuple[dict[str, Any], bytes]:
+        self._send(what, rgb)
+        return self._answer()
+
+    def _send(self, what: str, rgb: UInt8) -> None:
+        """Send a request; its answer must be read before another is sent.
+
+        A program that has ended is noticed where its answer is missing.
+        """
         process = self._process
         assert process is not None, "used within `with`"
         assert process.stdin is not None
-        assert process.stdout is not None
         height, width = rgb.shape[:2]
         head = {"do": what, "width": width, "height": height, "bytes": rgb.nbytes}
-        late = threading.Event()
+        with self._in_time(), contextlib.suppress(OSError):
+            process.stdin.write(json.dumps(head).encode() + b"\n" + np.ascontiguousarray(rgb).tobytes())
+            process.stdin.flush()
+
+    def _answer(self) -> tuple[dict[str, Any], bytes]:
+        process = self._process
+        assert process is not None, "used within `with`"
+        assert process.stdout is not None
+        with self._in_time():
+            try:
+                line = process.stdout.readline(4096)
+                answer: dict[str, Any] = json.loads(line) if line else {"error": "no answer", "bytes": 0}
+                content = process.stdout.read(int(answer["bytes"]))
+            except (OSError, ValueError, KeyError) as error:
+                answer, content = {"error": type(error).__name__}, b""
+        if error_text := answer.get("error"):
+            raise ToolsMissing(f"the landmarker failed: {error_text}{self._said()}")
+        return answer, content
+
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """End the program when it takes too long.
+
+        Raises:
+            ToolsMissing: it took too long.
+        """
+        process, late = self._process, threading.Event()
+        assert process is not None, "used within `with`"
 
         def give_up() -> None:
             late.set()
@@ -223,22 +296,13 @@ class Landmarker:
         timer = threading.Timer(self._timeout_s, give_up)
         timer.start()
         try:
-            process.stdin.write(json.dumps(head).encode() + b"\n" + np.ascontiguousarray(rgb).tobytes())
-            process.stdin.flush()
-            line = process.stdout.readline(4096)
-            answer: dict[str, Any] = json.loads(line) if line else {"error": "no answer", "bytes": 0}
-            content = process.stdout.read(int(answer["bytes"]))
-        except (OSError, ValueError, KeyError) as error:
-            answer, content = {"error": type(error).__name__}, b""
+            yield
         finally:
             timer.cancel()
         if late.is_set():
             raise ToolsMissing(
                 f"expected an answer of the landmarker within {self._timeout_s:g} s, found none"
             )
-        if error_text := answer.get("error"):
-            raise ToolsMissing(f"the landmarker failed: {error_text}{self._said()}")
-        return answer, content
 
     def _listen(self) -> None:
         assert self._process is not None
@@ -254,3 +318,13 @@ class Landmarker:
         self._reader.join(1.0)
         lines = self._last_words.decode(errors="replace").strip().splitlines()
         return f" ({lines[-1][:300]})" if lines else f" (it ended with {process.returncode})"
+
+
+def _faces(head: dict[str, Any], content: bytes) -> list[Points]:
+    number = int(head.get("faces", 0))
+    if number == 0:
+        return []
+    points = np.frombuffer(content, np.float32)
+    if points.size != number * FACE_POINTS * 3:
+        raise ToolsMissing(f"expected {FACE_POINTS} points a face, found {points.size} numbers for {number}")
+    return list(points.reshape(number, FACE_POINTS, 3))

@@ -32,13 +32,14 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 REASONS = (
     "too_large", "too_many_pixels", "too_small", "not_an_image", "damaged", "no_face", "several_faces",
     "face_too_small", "face_cut", "turned_away", "tilted", "mouth_open", "eyes_closed", "unusable_face",
-    "bad_request", "bad_url", "fetch_failed",
+    "bad_request", "bad_url", "fetch_failed", "not_a_video", "no_pictures", "too_long", "too_short",
+    "restless",
 )  # fmt: skip
 """What `PhotoRefused.reason` may say."""
 
 
 class PhotoRefused(ClientError):
-    """A picture that cannot become an avatar.
+    """A picture or a video that cannot become an avatar.
 
     Attributes:
         reason: one of REASONS, for programs.

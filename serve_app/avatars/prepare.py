@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from serve_app.avatars.background import Background, on_canvas, set_behind
-from serve_app.avatars.bundle import SIZE, AvatarBundle, Motion, pack
+from serve_app.avatars.bundle import SIZE, AvatarBundle, Footage, Motion, pack
 from serve_app.avatars.closing import close_mouth
 from serve_app.avatars.face import CHIN, TOP, landmarks_of, pose_of, the_face
 from serve_app.avatars.landmarks import Landmarker, Points
 from serve_app.avatars.matte import refine_matte
 from serve_app.avatars.photo import Photo, PhotoRefused, read_photo
+from serve_app.avatars.store import Card
 from serve_app.errors import AvatarInvalid
 from serve_app.nouns import UInt8
 
@@ -104,18 +105,47 @@ def prepare_avatar(
         matte = refine_matte(crop.rgb, landmarker.matte(crop.rgb))
     if crop.opacity is not None:
         matte = np.minimum(matte, crop.opacity)
-    shut, contours = close_mouth(crop.rgb, landmarks_of(near))
-    portrait, behind = set_behind(shut, matte, background or Background())
     progress(4, STEPS[4])
+    card = Card(avatar_id, name, source)
+    return finish(card, crop.rgb, near, matte, background or Background(), notes=notes)
+
+
+def finish(
+    card: Card,
+    rgb: UInt8,
+    face: Points,
+    matte: UInt8,
+    background: Background,
+    *,
+    notes: Sequence[str] = (),
+    footage: Footage | None = None,
+) -> Prepared:
+    """Close the mouth of a straightened portrait, set what is behind, and pack the bundle.
+
+    Args:
+        card: what it is called.
+        rgb: [SIZE, SIZE, 3] the portrait.
+        face: its points in the portrait.
+        matte: [SIZE, SIZE] the person.
+        background: what shall be behind.
+        notes: for people.
+        footage: of an avatar made of a video.
+
+    Raises:
+        PhotoRefused: no bundle can have such a face.
+    """
+    shut, contours = close_mouth(rgb, landmarks_of(face))
+    portrait, behind = set_behind(shut, matte, background)
     bundle = AvatarBundle(
-        avatar_id=avatar_id,
-        name=name,
-        source=source,
+        avatar_id=card.avatar_id,
+        name=card.name,
+        source=card.source,
         portrait=portrait,
         matte=matte,
         background=behind,
         landmarks=contours,
         motion=Motion(),
+        footage=footage,
     )
     try:
         files = pack(bundle)
@@ -129,10 +159,32 @@ def prepare_avatar(
     return Prepared(bundle, files, tuple(notes))
 
 
-def crop_around(face: Points, photo: Photo) -> Crop:
-    """Straighten a photo so that the eyes are level, and cut the portrait from it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Where a portrait lies in a photo: its pixel p is the photo's at matrix @ p + shift.
 
-    What lies beyond the photo's edge repeats the edge.
+    Attributes:
+        matrix: [2, 2].
+        shift: [2], pixels of the photo.
+        scale: the photo's pixels for each of the portrait.
+    """
+
+    matrix: npt.NDArray[np.float64]
+    shift: npt.NDArray[np.float64]
+    scale: float
+
+    def cut(self, pixels: UInt8) -> UInt8:
+        """Return the portrait, [SIZE, SIZE(, 3)]; beyond the edge of the photo, that is repeated."""
+        return _warp(pixels, self.matrix, self.shift, self.scale)
+
+
+def place_around(face: Points, width: int, height: int) -> Placement:
+    """Return a placement in which the eyes are level and the head has room.
+
+    Args:
+        face: its points in the photo.
+        width: of the photo, pixels.
+        height: of the photo.
     """
     roll = math.radians(pose_of(face).roll)
     spin = np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
@@ -140,7 +192,6 @@ def crop_around(face: Points, photo: Photo) -> Crop:
     middle = flat.mean(0)
     level = (flat - middle) @ spin.T
     top, chin = level[TOP, 1], level[CHIN, 1]
-    height, width = photo.rgb.shape[:2]
     side = _side(chin - top, min(width, height))
     left = (level[:, 0].min() + level[:, 0].max()) / 2 - side / 2
     upper = top - HEAD_ROOM * side
@@ -149,10 +200,15 @@ def crop_around(face: Points, photo: Photo) -> Crop:
         upper = _within(upper, side, -middle[1], height - middle[1])
     scale = side / SIZE
     # From a pixel of the portrait to one of the photo: scaled, moved, then leaning as the head does.
-    matrix = spin.T * scale
-    shift = spin.T @ np.array([left, upper]) + middle
-    opacity = None if photo.opacity is None else _warp(photo.opacity, matrix, shift, scale)
-    return Crop(_warp(photo.rgb, matrix, shift, scale), opacity)
+    return Placement(spin.T * scale, spin.T @ np.array([left, upper]) + middle, scale)
+
+
+def crop_around(face: Points, photo: Photo) -> Crop:
+    """Straighten a photo so that the eyes are level, and cut the portrait from it."""
+    height, width = photo.rgb.shape[:2]
+    placement = place_around(face, width, height)
+    opacity = None if photo.opacity is None else placement.cut(photo.opacity)
+    return Crop(placement.cut(photo.rgb), opacity)
 
 
 def _side(face_height: float, room: float) -> float:
@@ -178,12 +234,16 @@ def _warp(
         image = image.reduce(shrink)
         matrix, shift = matrix / shrink, shift / shrink
     corners = np.array([[0, 0], [SIZE, 0], [0, SIZE], [SIZE, SIZE]]) @ matrix.T + shift
-    before = np.maximum(0, np.ceil(-corners.min(0))).astype(int) + 2
-    after = np.maximum(0, np.ceil(corners.max(0) - image.size)).astype(int) + 2
+    low, high = np.floor(corners.min(0)).astype(int) - 2, np.ceil(corners.max(0)).astype(int) + 2
+    # What is needed, of which the photo has a part; a pixel at least, whose repetition is the rest.
+    first = np.clip(low, 0, np.array(image.size) - 1)
+    last = np.clip(high, first + 1, image.size)
+    before, after = first - low, high - last
     pad = [(before[1], after[1]), (before[0], after[0])] + [(0, 0)] * (pixels.ndim - 2)
-    whole = Image.fromarray(np.pad(np.asarray(image), pad, mode="edge"))
+    part = np.asarray(image.crop((*first, *last)))
+    whole = Image.fromarray(np.pad(part, pad, mode="edge"))
     (a, b), (d, e) = matrix
-    x, y = shift + before
+    x, y = shift - low
     warped = whole.transform(
         (SIZE, SIZE), Image.Transform.AFFINE, (a, b, x, d, e, y), Image.Resampling.BICUBIC
     )

@@ -1,4 +1,4 @@
-"""A photo becomes an avatar in a store, from the command line."""
+"""A photo or a short video becomes an avatar in a store, and one is removed, from the command line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ import re
 import unicodedata
 from pathlib import Path
 
-from serve_app.avatars.creation import Created, Order, Progress, create_avatar
+from serve_app.avatars.creation import (
+    TIMEOUT_S,
+    VIDEO_TIMEOUT_S,
+    Created,
+    Order,
+    Progress,
+    create_avatar,
+)
 from serve_app.avatars.photo import MAX_PHOTO_BYTES, PhotoRefused
 from serve_app.avatars.store import AvatarExists, AvatarStore, new_avatar_id
+from serve_app.avatars.video import MAX_VIDEO_BYTES, looks_like_video
 
 
 def create(
@@ -23,10 +31,10 @@ def create(
     tools: Path | None = None,
     progress: Progress = lambda number, text: None,
 ) -> Created:
-    """Make an avatar of a photo and put it into a store.
+    """Make an avatar of a photo or a video and put it into a store.
 
     Args:
-        photo: a file, or an https URL.
+        photo: a file, or an https URL of a photo.
         name: for people.
         store: a folder or an fsspec URL.
         avatar_id: what it shall be called; None to make it of the name.
@@ -36,7 +44,7 @@ def create(
         progress: told of each step.
 
     Raises:
-        PhotoRefused: the photo or the background cannot be used.
+        PhotoRefused: the photo, the video or the background cannot be used.
         AvatarExists: the store has an avatar of that id.
         ToolsMissing: the tool environment is missing or does not work.
         StoreUnreachable: the store cannot be written.
@@ -48,16 +56,20 @@ def create(
             f"expected a new avatar id, found {avatar_id!r}, which is taken; name another: --id"
         )
     url = photo if isinstance(photo, str) else ""
+    content = b"" if isinstance(photo, str) else _content(photo)
+    is_video = looks_like_video(content)
     order = Order(
         avatar_id,
         name,
-        content=b"" if isinstance(photo, str) else _content(photo),
+        content=content,
         url=url,
         source=source or url,
         background=background,
         background_image=_content(Path(background)) if Path(background).is_file() else b"",
+        is_video=is_video,
     )
-    created = asyncio.run(create_avatar(order, tools=tools, progress=progress))
+    timeout_s = VIDEO_TIMEOUT_S if is_video else TIMEOUT_S
+    created = asyncio.run(create_avatar(order, tools=tools, progress=progress, timeout_s=timeout_s))
     there.add(created.files)
     return created
 
@@ -72,7 +84,9 @@ def _content(path: Path) -> bytes:
     """Return a file, or as much of it as tells that it is too large."""
     try:
         with path.open("rb") as file:
-            return file.read(MAX_PHOTO_BYTES + 1)
+            start = file.read(16)
+            most = MAX_VIDEO_BYTES if looks_like_video(start) else MAX_PHOTO_BYTES
+            return start + file.read(most + 1 - len(start))
     except OSError as error:
         raise PhotoRefused(
             "bad_request", f"{path}: expected a file, found: {error.strerror}", "Name a photo."

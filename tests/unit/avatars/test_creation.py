@@ -11,10 +11,13 @@ import pytest
 from serve_app.avatars.creation import CreationBusy, CreationFailed, Creations, Order, create_avatar
 from serve_app.avatars.landmarks import ToolsMissing
 from serve_app.avatars.photo import PhotoRefused
-from tests.avatar_tools import HOPPER, TOOLS, needs_tools
+from tests.avatar_tools import HOPPER, TOOLS, marked_face, needs_tools, video_file
 from tests.unit.avatars.test_landmarks import pretend
 
 pytestmark = pytest.mark.unit
+
+
+CLIP = video_file([marked_face(marks=False)] * 25, 10)
 
 
 def children() -> list[psutil.Process]:
@@ -41,6 +44,10 @@ async def test_places_are_few_and_given_back() -> None:
         (Order("x", "X", url="https://127.0.0.1/x.png"), "bad_url"),
         (Order("x", "X", HOPPER.read_bytes(), background="purple"), "bad_request"),
         (Order("x", "X", HOPPER.read_bytes(), background_image=b"no picture"), "not_an_image"),
+        (Order("x", "X", HOPPER.read_bytes(), is_video=True), "not_a_video"),
+        (Order("x", "X", CLIP[:2000], is_video=True), "damaged"),
+        (Order("x", "X", CLIP, is_video=True, background="green"), "bad_request"),
+        (Order("x", "X", CLIP), "not_an_image"),
     ],
 )
 async def test_refusals_come_out_of_the_process(order: Order, reason: str, tmp_path: Path) -> None:
@@ -86,3 +93,13 @@ async def test_an_avatar_comes_out_of_the_process() -> None:
     assert created.bundle.avatar_id == "grace"
     assert tuple(created.bundle.portrait[5, 5]) == (16, 32, 48)
     assert set(created.files) > {"avatar.json", "portrait.png"}
+
+
+@needs_tools
+async def test_a_filmed_avatar_comes_out_of_the_process() -> None:
+    steps: list[str] = []
+    order = Order("grace", "Grace", CLIP, is_video=True)
+    created = await create_avatar(order, tools=TOOLS, progress=lambda number, text: steps.append(text))
+    assert created.bundle.footage is not None
+    assert 10 <= len(created.bundle.footage.faces) <= 25
+    assert any(text.startswith("following the face (25 of") for text in steps)

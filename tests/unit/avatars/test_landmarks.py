@@ -13,10 +13,13 @@ from serve_app.avatars.face import width_of
 from serve_app.avatars.landmarks import (
     FACE_POINTS,
     INSTALL,
+    INSTALLED,
     Landmarker,
     ToolsMissing,
     default_tools,
+    install_tools,
     interpreter_of,
+    is_installed,
 )
 from tests.avatar_tools import TOOLS, hopper, mesh, needs_tools
 
@@ -93,6 +96,42 @@ def test_answers_are_read_as_they_are_described(tmp_path: Path) -> None:
     with Landmarker(folder) as landmarker:
         (face,) = landmarker.faces(PICTURE)
     assert np.array_equal(face.reshape(-1), points)
+
+
+def test_faces_of_many_pictures_come_in_order(tmp_path: Path) -> None:
+    faces = [np.full(FACE_POINTS * 3, number, np.float32) for number in range(3)]
+    for number, points in enumerate(faces):
+        head = json.dumps({"faces": 1, "bytes": points.nbytes}).encode() + b"\n"
+        (tmp_path / f"answer{number}").write_bytes(head + points.tobytes())
+    size = (
+        len(json.dumps({"do": "faces", "width": 48, "height": 64, "bytes": PICTURE.nbytes}))
+        + 1
+        + PICTURE.nbytes
+    )
+    answers = "; ".join(f"head -c {size} > /dev/null; cat {tmp_path}/answer{number}" for number in range(3))
+    with Landmarker(pretend(tmp_path / "tools", answers)) as landmarker:
+        found = [face[0, 0] for (face,) in landmarker.faces_of([PICTURE] * 3)]
+        assert found == [0, 1, 2]
+        assert list(landmarker.faces_of([])) == []
+
+
+def test_a_program_that_ends_among_many_pictures_is_told(tmp_path: Path) -> None:
+    folder = pretend(tmp_path / "tools", "head -c 100 > /dev/null; exit 1")
+    with Landmarker(folder) as landmarker, pytest.raises(ToolsMissing, match="the landmarker failed"):
+        list(landmarker.faces_of([PICTURE] * 3))
+
+
+def test_tools_that_are_there_are_left_alone_and_others_made_anew(tmp_path: Path) -> None:
+    folder = pretend(tmp_path / "tools", "exit 0")
+    (folder / "installed.json").write_text(json.dumps(INSTALLED))
+    said: list[str] = []
+    assert install_tools(folder, said.append) == folder
+    assert said == ["they are there"]
+    assert is_installed(folder)
+    (folder / "installed.json").write_text(json.dumps({**INSTALLED, "mediapipe": "mediapipe==0.1"}))
+    assert not is_installed(folder)
+    (folder / "installed.json").write_text("{")
+    assert not is_installed(folder)
 
 
 @needs_tools
