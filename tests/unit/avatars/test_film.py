@@ -37,7 +37,7 @@ def sway(second: float) -> tuple[float, float]:
 def picture(second: float) -> UInt8:
     """Return a person who sways, and a blue thing that does not."""
     pixels = marked_face(*sway(second))
-    pixels[400:420, 330:350] = (0, 0, 255)
+    pixels[340:360, 340:360] = (0, 0, 255)
     return pixels
 
 
