@@ -331,6 +331,12 @@ class AnimatorConfig(Section):
         description="speaking sessions a replica carries; None: what it measures at its start",
     )
     ray_actor_options: dict[str, Any] = Field(default={"num_cpus": 1})
+    max_surge_percent: int = Field(
+        default=100,
+        ge=0,
+        le=100,
+        description="replicas of a new version that start before old ones end; 0 where no device is free",
+    )
     max_batch_calls: int = Field(default=16, ge=1, description="calls that may share a device batch")
     max_bucket: int | None = Field(
         default=None, ge=1, description="frames given to the model at once; None: as many as are due"
@@ -423,6 +429,12 @@ class GatewayConfig(Section):
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=0.5, ge=0)
     max_ongoing_requests: int = Field(default=400, ge=1, description="open sockets and requests a replica")
+    drain_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="how long the sockets of a gateway that is replaced stay open; then they are resumed "
+        "(behind HAProxy it is RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S)",
+    )
     allowed_origins: list[str] = Field(
         default=[], description="browser origins; empty: the page's own host only"
     )

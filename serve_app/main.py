@@ -26,6 +26,8 @@ def build(config: AppConfig) -> Application:
         max_ongoing_requests=config.gateway.max_ongoing_requests,
         max_surge_percent=100,
         ray_actor_options={"num_cpus": config.gateway.num_cpus},
+        graceful_shutdown_timeout_s=config.gateway.drain_s,
+        graceful_shutdown_wait_loop_s=0.5,
         # A dead ingress is replaced once a health check has missed it; its clients wait for that.
         health_check_period_s=1,
         health_check_timeout_s=5,
@@ -42,6 +44,10 @@ def _animator(model: str, mine: AnimatorConfig, config: AppConfig) -> Applicatio
         user_config={"max_batch_calls": mine.max_batch_calls},
         health_check_period_s=2,
         health_check_timeout_s=5,
+        max_surge_percent=mine.max_surge_percent,
+        # Windows take a fraction of a second; a replica that hangs must not keep its device for longer.
+        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=0.5,
         **scale_of(mine),
     )
     # Keys and secrets stay with those who open doors.

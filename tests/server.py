@@ -40,6 +40,8 @@ GATEWAY = "ServeReplica:avatar:Gateway"
 TRACER = "ServeReplica:avatar:Animator-tracer"
 HOST = "SessionHost"
 REGISTRY = "SessionRegistry"
+CONTROLLER = "ServeController"
+PROXY = "ProxyActor"
 """Titles of Ray's worker processes, without the leading ray::."""
 
 
@@ -104,6 +106,24 @@ class Server:
         while _status(f"{self.http}/readyz") != 200:
             assert time.monotonic() < deadline_s, f"not ready after {timeout_s:g} s:\n{self.last_words()}"
             time.sleep(0.2)
+
+    def deploy(self, args: Mapping[str, Any]) -> None:
+        """Ask Serve for another version of the application, as `serve deploy` does; returns at once.
+
+        Args:
+            args: keys of AppConfig to set besides those that the server was started with.
+        """
+        found = re.search(r"View the dashboard at \S*?(http://[\d.:]+)", self.log.read_text(errors="replace"))
+        assert found, "expected the address of Ray's dashboard in the log"
+        path = self.folder / "serve.yaml"
+        document = yaml.safe_load(path.read_text())
+        application = document["applications"][0]
+        application["args"] = _merged(application["args"], args)
+        path.write_text(yaml.safe_dump(document))
+        command = [str(Path(sys.executable).with_name("serve")), "deploy", "--address", found[1], str(path)]
+        # Ray asks for a token that it has put into the home directory itself.
+        environ = _environment(self.folder, {"RAY_AUTH_MODE": "token"})
+        subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True)
 
     def metrics(self) -> dict[str, float]:
         """Return Ray's metrics of all nodes: "name{label="value",...}" to value."""

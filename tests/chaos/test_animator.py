@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
 
 from serve_app.nouns import SPEECH_HZ
+from tests.chaos.watching import lips_still_s
 from tests.integration.listener import (
-    Listener,
     find,
     find_pieces,
     in_order,
@@ -22,9 +21,6 @@ from tests.integration.listener import (
 from tests.server import TRACER, Server, animator, running
 
 pytestmark = pytest.mark.chaos
-
-FPS = 30
-VIDEO_HZ = 90_000
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])
@@ -42,15 +38,6 @@ async def replaced(server: Server, killed: psutil.Process, num_replicas: int) ->
     """Wait until as many replicas run as before."""
     await asyncio.to_thread(server.wait_for, TRACER, num_replicas, without=killed)
     await asyncio.to_thread(server.wait_until_ready)
-
-
-def lips_still_s(listener: Listener) -> float:
-    """Return the longest time without a new speaking picture, between the first and the last one."""
-    shown: dict[int, int] = {}
-    for picture in listener.pictures:
-        if picture.index is not None:
-            shown.setdefault(picture.index, picture.timestamp)
-    return max(b - a for a, b in itertools.pairwise(sorted(shown.values()))) / VIDEO_HZ
 
 
 async def test_sound_is_unbroken_and_lips_come_back(
