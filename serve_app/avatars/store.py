@@ -6,6 +6,7 @@ are never changed: a new one is written whole, with its document last, and a fol
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -90,6 +91,10 @@ class Shelf(Protocol):
 
     def write(self, avatar_id: str, files: Mapping[str, bytes]) -> None:
         """Put a new bundle here, wholly or not at all."""
+        ...
+
+    def remove(self, avatar_id: str) -> bool:
+        """Remove a bundle; return whether there was one."""
         ...
 
 
@@ -221,6 +226,22 @@ class AvatarStore:
         self._shelf.write(bundle.avatar_id, {name: files[name] for name in names})
         return bundle
 
+    def remove(self, avatar_id: str) -> None:
+        """Remove an avatar from the store. What has loaded it keeps showing it.
+
+        Raises:
+            AvatarInvalid: the store has none of that id, or the avatar is built in, or there is no store.
+            StoreUnreachable: the store cannot be written.
+        """
+        if self._shelf is None:
+            raise AvatarInvalid("expected a store to remove from (avatars.store), found none")
+        if is_avatar_id(avatar_id) and self._shelf.remove(avatar_id):
+            return
+        if avatar_id in FolderShelf(BUILTIN).ids():
+            raise AvatarInvalid(f"expected an avatar of the store, found {avatar_id!r}, which is built in")
+        known = ", ".join(sorted(self._shelf.ids())[:50]) or "none"
+        raise AvatarInvalid(f"expected an avatar of the store: {known}; found {avatar_id[:64]!r}")
+
 
 def new_avatar_id() -> str:
     """Return an id for an upload: `avat_` and a ULID, which sorts by time."""
@@ -268,6 +289,22 @@ class FolderShelf:
             raise StoreUnreachable(f"{self._folder}: expected a folder to write, found: {error}") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
+
+    def remove(self, avatar_id: str) -> bool:
+        """Take a bundle out of sight, then delete it.
+
+        Raises:
+            StoreUnreachable: the folder cannot be written.
+        """
+        if self.find(avatar_id) is None:
+            return False
+        aside = self._folder / f".old-{secrets.token_hex(8)}"
+        try:
+            (self._folder / avatar_id).rename(aside)
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise StoreUnreachable(f"{self._folder}: expected a folder to write, found: {error}") from error
+        return True
 
 
 class RemoteShelf:
@@ -353,6 +390,28 @@ class RemoteShelf:
             raise self._unreachable(error) from error
         with self._lock:
             self._listed = None
+
+    def remove(self, avatar_id: str) -> bool:
+        """Delete a bundle, its document first, and the copy of it.
+
+        Raises:
+            StoreUnreachable: it cannot be deleted.
+        """
+        there, root = self._open()
+        where = f"{root}/{avatar_id}"
+        try:
+            was_there = bool(there.exists(f"{where}/{JSON}"))
+            if was_there:
+                there.rm_file(f"{where}/{JSON}")
+                # Where nothing else was, some filesystems have no folder any more.
+                with contextlib.suppress(FileNotFoundError):
+                    there.rm(where, recursive=True)
+        except Exception as error:
+            raise self._unreachable(error) from error
+        with self._lock:
+            self._listed = None
+        self._cache.remove(avatar_id)
+        return was_there
 
     def _read(self, avatar_id: str, name: str) -> bytes | None:
         """Return a file, or as much of it as tells that it is too large; None where there is none."""

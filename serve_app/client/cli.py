@@ -1,4 +1,4 @@
-"""The command line: `avatar create`, `tools`, `models`, `render`, `speak`, `doctor` and `key`.
+"""The command line: `avatar create`, `remove`, `tools`, `models`, `render`, `speak`, `doctor` and `key`.
 
 Commands import what they need when they run, so that `avatar --help` is quick.
 """
@@ -218,7 +218,10 @@ def create(
     store: str,
     preview: Path | None,
 ) -> None:
-    """Make an avatar of PHOTO (a file or an https URL) with one face, in a few seconds."""
+    """Make an avatar of PHOTO (a file or an https URL) with one face, in a few seconds.
+
+    PHOTO may be a short video of somebody who sits still and is silent: then the avatar idles as they do.
+    """
     from tqdm import tqdm
 
     from serve_app.avatars.bundle import PORTRAIT
@@ -253,6 +256,20 @@ def create(
     if preview is not None:
         preview.write_bytes(created.files[PORTRAIT])
     click.echo(f"created {created.bundle.avatar_id}")
+
+
+@main.command()
+@click.argument("avatar_id", metavar="NAME")
+@STORE
+def remove(avatar_id: str, store: str) -> None:
+    """Remove the avatar NAME (its id) from the store.
+
+    Servers that have it loaded show it until they restart.
+    """
+    from serve_app.client.create import remove as remove_avatar
+
+    remove_avatar(avatar_id, store)
+    click.echo(f"removed {avatar_id}")
 
 
 @main.command()

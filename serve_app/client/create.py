@@ -74,6 +74,16 @@ def create(
     return created
 
 
+def remove(avatar_id: str, store: str) -> None:
+    """Remove an avatar from a store.
+
+    Raises:
+        AvatarInvalid: the store has none of that id, or it is built in.
+        StoreUnreachable: the store cannot be written.
+    """
+    AvatarStore(store).remove(avatar_id)
+
+
 def id_of(name: str) -> str:
     """Return an avatar id like a name: "Grace Hopper" is "grace-hopper"; may be empty."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()

@@ -131,6 +131,49 @@ def test_a_bundle_that_would_not_load_is_not_stored(url: str, tmp_path: Path) ->
     assert store.ids() == AvatarStore(None).ids()
 
 
+def test_a_removed_avatar_is_gone_with_all_its_files(url: str, tmp_path: Path) -> None:
+    store = AvatarStore(url, tmp_path / "cache")
+    for avatar_id in ("eva", "zoe"):
+        store.add(packed(avatar_id))
+        store.load(avatar_id)
+    store.remove("zoe")
+    assert set(store.ids()) == {*AvatarStore(None).ids(), "eva"}
+    for reader in (store, AvatarStore(url, tmp_path / "other-cache")):
+        with pytest.raises(AvatarInvalid, match="expected an avatar of"):
+            reader.load("zoe")
+        assert reader.load("eva").avatar_id == "eva"
+    assert not [path for path in tmp_path.rglob("*") if "zoe" in path.name or path.name.startswith(".")]
+    store.add(packed("zoe", "Again"))
+    assert store.load("zoe").name == "Again"
+
+
+@pytest.mark.parametrize("avatar_id", ["nobody", "", "..", "../eva", "eva/", ".", "a" * 500])
+def test_what_is_not_in_the_store_cannot_be_removed(url: str, tmp_path: Path, avatar_id: str) -> None:
+    store = AvatarStore(url, tmp_path / "cache")
+    store.add(packed("eva"))
+    with pytest.raises(AvatarInvalid, match="expected an avatar of the store: eva; found"):
+        store.remove(avatar_id)
+    assert "eva" in store.ids()
+
+
+def test_built_in_avatars_cannot_be_removed(url: str, tmp_path: Path) -> None:
+    for store in (AvatarStore(url, tmp_path / "cache"), AvatarStore(None)):
+        with pytest.raises(AvatarInvalid, match=r"built in|avatars\.store"):
+            store.remove("default")
+    assert AvatarStore(None).load("default").avatar_id == "default"
+
+
+def test_removing_what_hides_a_built_in_avatar_shows_that_again(tmp_path: Path) -> None:
+    add(tmp_path, "default", "Ours")
+    AvatarStore(tmp_path).remove("default")
+    assert AvatarStore(tmp_path).load("default").name == "Mara"
+
+
+def test_a_store_that_cannot_be_reached_removes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnreachable, match="nosuch://bucket"):
+        AvatarStore("nosuch://bucket/x", tmp_path).remove("zoe")
+
+
 def test_other_files_never_reach_the_store(tmp_path: Path) -> None:
     store = AvatarStore(tmp_path / "there")
     store.add({**packed("zoe"), "../../evil": b"x", "run.sh": b"x"})
