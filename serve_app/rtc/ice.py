@@ -308,7 +308,9 @@ def describe_failure(pc: RTCPeerConnection) -> Diagnosis:
             pairs,
         )
     advice = (
-        "check that the TURN server is reachable from both sides"
+        "check that the TURN server is reachable from both sides, and give it to the client's peer "
+        "connection too: this server's own relay does not let in a client behind NAT that knows neither STUN "
+        "nor TURN"
         if has_turn
         else "open the server's UDP ports (ice.udp_port_range), set ice.public_address if the server is "
         "behind NAT, or configure a TURN server"

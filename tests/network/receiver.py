@@ -76,6 +76,7 @@ class Screen(RTCRtpReceiver):  # type: ignore[misc, unused-ignore]
     _codecs: dict[int, RTCRtpCodecParameters]
     _originals: dict[int, int]
     _estimator: RemoteBitrateEstimator
+    _estimates: bool
     _statistics: dict[int, StreamStatistics]
     _reports: dict[int, tuple[int, float]]
     _decoder: av.VideoCodecContext
@@ -98,6 +99,7 @@ class Screen(RTCRtpReceiver):  # type: ignore[misc, unused-ignore]
         receiver._codecs = {}
         receiver._originals = {}
         receiver._estimator = RemoteBitrateEstimator()
+        receiver._estimates = True
         receiver._statistics = {}
         receiver._reports = {}
         receiver._decoder = av.CodecContext.create("h264", "r")
@@ -138,6 +140,11 @@ class Screen(RTCRtpReceiver):  # type: ignore[misc, unused-ignore]
         self.seen.keyframe_requests += 1
         await self._send_rtcp_pli(self._ssrc)
 
+    async def name_bitrate(self, bps: int) -> None:
+        """Send an estimate (REMB), and none that was measured after it."""
+        self._estimates = False
+        await self._send_estimate(bps, [self._ssrc])
+
     def _handle_disconnect(self) -> None:
         pass
 
@@ -177,10 +184,13 @@ class Screen(RTCRtpReceiver):  # type: ignore[misc, unused-ignore]
             payload_size=len(packet.payload),
             ssrc=packet.ssrc,
         )
-        if estimate is not None:
+        if estimate is not None and self._estimates:
             self.seen.estimates.append((now_s, estimate[0]))
-            fci = pack_remb_fci(*estimate)
-            await self._send_rtcp(RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=1, media_ssrc=0, fci=fci))
+            await self._send_estimate(*estimate)
+
+    async def _send_estimate(self, bps: int, ssrcs: list[int]) -> None:
+        fci = pack_remb_fci(bps, ssrcs)
+        await self._send_rtcp(RtcpPsfbPacket(fmt=RTCP_PSFB_APP, ssrc=1, media_ssrc=0, fci=fci))
 
     async def _take(self, packet: RtpPacket, now_s: float) -> None:
         number = self._unwrapped(packet.sequence_number)

@@ -13,18 +13,18 @@ from tests.network.wire import Conditions
 
 pytestmark = pytest.mark.network
 
-SETTLED_S = 1.0
+SETTLED_S = 0.7
 
 
 @pytest.mark.parametrize(
     ("link", "conditions", "pictures", "sound"),
     [
-        ("no loss", CLEAR, 0.97, 0.97),
-        ("1 % loss", Conditions(loss=0.01), 0.95, 0.95),
-        ("5 % loss", Conditions(loss=0.05), 0.9, 0.88),
-        ("10 % loss", Conditions(loss=0.1), 0.75, 0.8),
-        ("100 ms jitter", Conditions(jitter_s=0.1), 0.9, 0.95),
-        ("5 % reordered", Conditions(reordered=0.05), 0.95, 0.97),
+        ("no loss", CLEAR, 0.95, 0.97),
+        ("1 % loss", Conditions(loss=0.01), 0.92, 0.93),
+        ("5 % loss", Conditions(loss=0.05), 0.85, 0.86),
+        ("10 % loss", Conditions(loss=0.1), 0.7, 0.78),
+        ("100 ms jitter", Conditions(jitter_s=0.1), 0.85, 0.93),
+        ("5 % reordered", Conditions(reordered=0.05), 0.92, 0.95),
     ],
     ids=["no loss", "1 % loss", "5 % loss", "10 % loss", "jitter", "reordered"],
 )
@@ -34,11 +34,12 @@ def test_picture_and_sound_go_on(
     connect(internet)
     internet.impair(conditions)
     time.sleep(SETTLED_S)
-    watched = watch(internet, 4.0)
+    watched = watch(internet, 3.0)
     report.add(
         link,
-        f"{watched.picture_share:.1%} of pictures right and in time, {watched.sound_share:.1%} of sound, "
-        f"longest gap {watched.longest_gap_s * 1000:.0f} ms, {watched.bitrate_bps / 1000:.0f} kbit/s",
+        f"{watched.picture_share:.1%} of the pictures sent were right and in time, "
+        f"{watched.sound_share:.1%} of the sound, longest gap {watched.longest_gap_s * 1000:.0f} ms, "
+        f"{watched.bitrate_bps / 1000:.0f} kbit/s",
         f"pictures ≥ {pictures:.0%}, sound ≥ {sound:.0%}",
     )
     assert watched.picture_share >= pictures
@@ -56,7 +57,7 @@ def test_the_picture_is_back_within_a_second_of_the_network(
     back_s = time.monotonic()
     internet.impair(CLEAR)
     took_s = until_right(internet, back_s)
-    watched = watch(internet, 2.0)
+    watched = watch(internet, 1.0)
     report.add(
         f"blackout of 3 s, {'speaking' if speaks else 'idle'}",
         f"picture back after {took_s * 1000:.0f} ms, then {watched.picture_share:.1%} of pictures",
@@ -71,7 +72,7 @@ def test_a_keyframe_answers_a_lost_picture(internet: Internet, report: Report, s
     connect(internet, speaks=speaks)
     time.sleep(SETTLED_S)
     took_s = []
-    for _ in range(8):
+    for _ in range(6):
         asked_s = internet.client.ask("ask_for_keyframe")
         time.sleep(0.4)
         frames = internet.client.ask("seen")["frames"]

@@ -21,7 +21,7 @@ def test_a_client_with_another_address_offers_again(internet: Internet, report: 
     moved_s = time.monotonic()
     internet.call()
     took_s = until_right(internet, moved_s)
-    watched = watch(internet, 2.0)
+    watched = watch(internet, 1.0)
     report.add(
         "client's address replaced, new offer",
         f"picture back after {took_s * 1000:.0f} ms, then {watched.picture_share:.1%} of pictures",
@@ -37,7 +37,7 @@ def test_a_nat_that_takes_another_address_is_followed(internet: Internet, report
     internet.move_home(HOME_PUBLIC_LATER)
     moved_s = time.monotonic()
     took_s = until_right(internet, moved_s)
-    watched = watch(internet, 2.0)
+    watched = watch(internet, 1.0)
     bound_s = CONSENT_S * 1.2 + 1.0
     report.add(
         "public address of the client's NAT replaced, no new offer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.network.internet import TURN, Internet
 from tests.network.report import Report
-from tests.network.rules import CLOSED, only_turn
+from tests.network.rules import CLOSED, NAT, only_turn
 from tests.network.turn_server import PASSWORD, PORT, TLS_PORT, USER, Certificate, turn_server, url
 from tests.network.watching import candidates, connect, watch
 
@@ -87,10 +88,45 @@ def test_both_sides_behind_firewalls_meet_at_the_relay(internet: Internet, repor
 
 
 @pytest.mark.usefixtures("relay")
-def test_a_relay_that_is_out_of_reach_is_named_in_the_diagnosis(internet: Internet) -> None:
+def test_a_client_behind_nat_that_knows_its_address_is_relayed_by_the_server(
+    internet: Internet, report: Report
+) -> None:
+    internet.home(NAT)
+    internet.site(door("udp"))
+    stun = {"urls": [f"stun:{TURN}:{PORT}"]}
+    took_s = connect(internet, {"servers": [server_of("udp")]}, servers=[stun])
+    report.add(
+        "server reaches nothing but TURN, client behind symmetric NAT knows a STUN server",
+        f"picture after {took_s * 1000:.0f} ms",
+        "≤ 3 s",
+    )
+    assert took_s <= 3.0
+
+
+@pytest.mark.usefixtures("relay")
+def test_a_client_behind_nat_that_knows_no_server_is_told_what_it_lacks(internet: Internet) -> None:
+    # A relay lets in the addresses it was told of (RFC 8656, section 9); this client's nobody knows.
+    internet.home(NAT)
+    internet.site(door("udp"))
+    internet.call({"servers": [server_of("udp")], "connect_timeout_s": 2.0})
+    failed = internet.server.ask("await_end")
+    assert failed["name"] == "failed"
+    assert "client behind NAT" in failed["detail"]
+    assert any(pair.startswith(f"relay {TURN}:") for pair in failed["pairs"])
+
+
+@pytest.mark.usefixtures("relay")
+def test_a_relay_that_is_out_of_reach_is_named_in_the_diagnosis(internet: Internet, report: Report) -> None:
     internet.site(CLOSED)
-    ice = {"servers": [server_of("udp")], "gather_timeout_s": 0.3, "connect_timeout_s": 1.0}
+    ice = {"servers": [server_of("udp")], "gather_timeout_s": 0.5, "connect_timeout_s": 1.0}
     internet.call(ice)
     failed = internet.server.ask("await_end")
     assert failed["name"] == "failed"
     assert "TURN server" in failed["detail"]
+    internet.site(door("udp"))
+    # The server notices by the next call that its relay is back, and offers it in the one after that.
+    internet.call(ice)
+    time.sleep(1.5)
+    took_s = connect(internet, ice)
+    report.add("TURN server back", f"picture after {took_s * 1000:.0f} ms, in the second call", "≤ 3 s")
+    assert took_s <= 3.0

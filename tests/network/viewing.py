@@ -96,6 +96,11 @@ class Viewer:
         await self._screen.ask_for_keyframe()
         return sent_s
 
+    async def name_bitrate(self, bps: int) -> None:
+        """Estimate this bitrate (REMB) from now on, whatever arrives."""
+        assert self._screen is not None
+        await self._screen.name_bitrate(bps)
+
     async def seen(self) -> dict[str, Any]:
         """Return everything that arrived."""
         assert self._screen is not None
@@ -121,7 +126,9 @@ class Viewer:
 async def main() -> None:
     aioice.ice.CONSENT_INTERVAL = CONSENT_S
     viewer = Viewer()
-    orders = (viewer.offer, viewer.accept, viewer.ask_for_keyframe, viewer.seen, viewer.close)
+    orders = (
+        viewer.offer, viewer.accept, viewer.ask_for_keyframe, viewer.name_bitrate, viewer.seen, viewer.close
+    )  # fmt: skip
     await serve({order.__name__: order for order in orders})
 
 

@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 from tests.network.internet import Internet
-from tests.network.picture import FPS
 
 PACKETS_HZ = 50
 SOON_S = 10.0
@@ -19,13 +18,15 @@ class Watched:
     """What arrived in a span of time.
 
     Attributes:
-        picture_share: right pictures, of those that were due, 0 to 1.
+        picture_share: right pictures, of those that were sent, 0 to 1.
+        pictures_hz: right pictures a second.
         sound_share: sound packets, of those that were due, 0 to 1.
         bitrate_bps: of the picture's packets, retransmitted ones included.
         longest_gap_s: between right pictures.
     """
 
     picture_share: float
+    pictures_hz: float
     sound_share: float
     bitrate_bps: float
     longest_gap_s: float
@@ -41,9 +42,11 @@ def watch(internet: Internet, duration_s: float) -> Watched:
     def within(items: list[list[Any]]) -> list[list[Any]]:
         return [item for item in items if start_s < item[0] <= end_s]
 
+    sent = within(internet.server.ask("figures")["sent"])
     right_s = [start_s, *(at_s for at_s, is_right, _ in within(seen["frames"]) if is_right), end_s]
     return Watched(
-        (len(right_s) - 2) / (duration_s * FPS),
+        (len(right_s) - 2) / max(1, len(sent)),
+        (len(right_s) - 2) / duration_s,
         len(within(seen["sound"])) / (duration_s * PACKETS_HZ),
         8 * sum(size for _, size in within(seen["received"])) / duration_s,
         max(later - earlier for earlier, later in pairwise(right_s)),
