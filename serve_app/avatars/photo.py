@@ -156,4 +156,6 @@ def _kind(content: bytes) -> str:
         return "a PDF"
     if content[4:12] in (b"ftypheic", b"ftypavif", b"ftypmif1"):
         return "a HEIC or AVIF picture"
+    if content[4:8] == b"ftyp" or content.startswith(b"\x1aE\xdf\xa3"):
+        return "a video"
     return "something else"

@@ -9,7 +9,7 @@ import hashlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -29,7 +29,7 @@ from serve_app.config import ApiKeyConfig, AppConfig, AuthConfig, AvatarsConfig,
 from serve_app.errors import AvatarError
 from serve_app.gateway.auth import Keyring
 from serve_app.gateway.avatar.avatars_rest import AvatarsDoor
-from tests.avatar_tools import HOPPER, TOOLS, needs_tools
+from tests.avatar_tools import HOPPER, TOOLS, marked_face, needs_tools, video_file
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", StarletteDeprecationWarning)
@@ -83,7 +83,19 @@ def file(content: bytes = PHOTO, name: str = "face.jpg") -> dict[str, Any]:
     return {"files": {"file": (name, content, "image/jpeg")}}
 
 
-def refused(answer: httpx.Response, status: int, code: str) -> str:
+class Answer(Protocol):
+    """What a client got, of whichever package."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def text(self) -> str: ...
+
+    def json(self) -> Any: ...
+
+
+def refused(answer: Answer, status: int, code: str) -> str:
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert body["success"] is False
@@ -310,6 +322,7 @@ def test_a_real_photo_becomes_an_avatar_and_bad_ones_leave_the_store_as_it_was(t
         (HOPPER.read_bytes()[:20_000], 422, "DAMAGED"),
         (landscape.getvalue(), 422, "NO_FACE"),
         (bytes(MAX_PHOTO_BYTES + 1), 413, "TOO_LARGE"),
+        (video_file([marked_face()] * 5, 2), 415, "NOT_AN_IMAGE"),
     ):
         refused(server.client.post(PATH, **file(content)), status, code)
     refused(server.client.post(PATH, json={"image_url": "https://127.0.0.1/a.png"}), 400, "BAD_URL")

@@ -152,6 +152,8 @@ def test_cut_jpeg_is_damaged(share: float) -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an XML or SVG file"),
         (b"%PDF-1.7 ...", "a PDF"),
         (b"\x00\x00\x00\x18ftypheic\x00\x00", "a HEIC or AVIF picture"),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00", "a video"),
+        (b"\x1aE\xdf\xa3\x00\x00", "a video"),
     ],
 )
 def test_files_that_are_no_pictures_are_named(content: bytes, found: str) -> None:
