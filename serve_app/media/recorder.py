@@ -1,7 +1,7 @@
 """MP4 files made from the packets that were sent: nothing is encoded twice.
 
 A recording never disturbs the media path: it is written by its own thread behind a bounded queue, and what
-goes wrong there is one warning and the flag `failed`.
+goes wrong there is one warning and the flag `failed`, with its reason.
 """
 
 from __future__ import annotations
@@ -49,11 +49,17 @@ class Recorder:
         width: pixels.
         height: pixels.
         fps: frames per second; frame indices count in it.
+
+    Attributes:
+        path: as given.
+        failed: whether there will be no file.
+        fault: why, without the file's name; empty unless it failed.
     """
 
     def __init__(self, path: Path, width: int, height: int, fps: int) -> None:
         self.path = path
         self.failed = False
+        self.fault = ""
         self._muxer = _Muxer(path.with_name(path.name + PARTIAL_SUFFIX), width, height, fps)
         self._queue: queue.SimpleQueue[tuple[str, bytes, int] | None] = queue.SimpleQueue()
         self._is_closed = False
@@ -94,13 +100,13 @@ class Recorder:
             if not self.failed:
                 self._muxer.finish(self.path)
         except (OSError, ValueError, av.FFmpegError) as error:
-            self._fail(f"{type(error).__name__}: {error}")
+            self._fail((error.strerror if isinstance(error, OSError) else None) or type(error).__name__)
         if self.failed:
             self._muxer.discard()
 
     def _fail(self, reason: str) -> None:
         if not self.failed:
-            self.failed = True
+            self.failed, self.fault = True, reason
             logger.warning("recording %s stopped: %s", self.path.name, reason)
 
 

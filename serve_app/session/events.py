@@ -66,6 +66,21 @@ class GenerationFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordingFailed:
+    """The MP4 of an utterance could not be written; told before the utterance is completed.
+
+    Attributes:
+        utterance: counter within the session.
+        client_index: the client's own number.
+        detail: why, for example "No space left on device".
+    """
+
+    utterance: int
+    client_index: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConversationEvent:
     """An event of the session's conversation, in the conversation's dialect; for its doors to pass on."""
 
@@ -100,6 +115,7 @@ SessionEvent: TypeAlias = (
     | UtteranceCompleted
     | PeerChanged
     | GenerationFailed
+    | RecordingFailed
     | ConversationEvent
     | RoomChanged
     | SessionEnding

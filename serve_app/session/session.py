@@ -26,6 +26,7 @@ from serve_app.session.call import Call
 from serve_app.session.events import (
     GenerationFailed,
     PeerChanged,
+    RecordingFailed,
     RoomChanged,
     SessionClosed,
     SessionEnding,
@@ -397,7 +398,10 @@ class Session:
         async with self._finishing:
             if recorder is not None:
                 await asyncio.to_thread(recorder.join, RECORDING_S)
-                completed = replace(completed, recording=None) if recorder.failed else completed
+                if recorder.failed:
+                    completed = replace(completed, recording=None)
+                    failed = RecordingFailed(completed.utterance, completed.client_index, recorder.fault)
+                    self.log.append(failed)
             self.log.append(completed)
 
     def _start_recording(self) -> None:

@@ -39,6 +39,7 @@ from serve_app.gateway.link import OpenUtterance
 from serve_app.session.events import (
     GenerationFailed,
     PeerChanged,
+    RecordingFailed,
     SessionClosed,
     UtteranceCompleted,
     UtteranceStarted,
@@ -481,6 +482,22 @@ def test_an_interrupt_reaches_the_session_and_drops_the_rest_of_the_stream() -> 
 
 
 # Events.
+
+
+def test_a_recording_that_failed_is_told_before_its_utterance_ends() -> None:
+    link = FakeSessionLink()
+    with session(link) as socket:
+        link.emit(
+            RecordingFailed(0, 3, "No space left on device"),
+            UtteranceCompleted(0, 3, 1.5, interrupted=False, recording=None),
+        )
+        assert socket.receive_json() == {
+            "type": "recording.failed",
+            "session_id": ID,
+            "chunk_index": 3,
+            "detail": "No space left on device",
+        }
+        assert socket.receive_json()["video_path"] is None
 
 
 def test_events_of_the_session_are_told_in_order() -> None:

@@ -31,6 +31,7 @@ from serve_app.nouns import SPEECH_HZ
 from serve_app.session.events import (
     GenerationFailed,
     PeerChanged,
+    RecordingFailed,
     SessionClosed,
     SessionEnding,
     SessionEvent,
@@ -277,6 +278,15 @@ class PeerState(WireModel):
     pairs: list[str]
 
 
+class RecordingFailedNotice(WireModel):
+    """Additive: an utterance has no file, for the reason in `detail`; its generation.completed follows."""
+
+    type: Literal["recording.failed"] = "recording.failed"
+    session_id: str
+    chunk_index: int
+    detail: str
+
+
 class SessionEndingNotice(WireModel):
     """Additive: the session ends in `in_s` seconds, for `reason`: "expired" or "idle"."""
 
@@ -302,6 +312,7 @@ ServerEvent: TypeAlias = (
     | GenerationStarted
     | GenerationCompleted
     | PeerState
+    | RecordingFailedNotice
     | SessionEndingNotice
     | ErrorEvent
 )
@@ -353,6 +364,8 @@ def server_events(session_id: str, event: SessionEvent) -> list[ServerEvent]:
             told = _peer_changed(session_id, event)
         case GenerationFailed():
             told = [_failed(session_id, event)]
+        case RecordingFailed(_, client_index, detail):
+            told = [RecordingFailedNotice(session_id=session_id, chunk_index=client_index, detail=detail)]
         case SessionEnding():
             told = [SessionEndingNotice(session_id=session_id, reason=event.reason, in_s=event.in_s)]
         case SessionClosed():

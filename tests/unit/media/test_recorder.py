@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -150,6 +151,16 @@ def test_a_disk_that_fails_is_one_warning(tmp_path: Path, caplog: pytest.LogCapt
         recorder.close()
     assert recorder.failed
     assert len(caplog.records) == 1
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / f"a.mp4{PARTIAL_SUFFIX}").symlink_to("/dev/full")
+    recorder = Recorder(tmp_path / "a.mp4", SIZE, SIZE, FPS)
+    feed(recorder, picture_units(0, 5, (0,)), sound_packets(0, 5))
+    recorder.close()
+    assert not recorder.join(10)
+    assert recorder.fault == os.strerror(errno.ENOSPC)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_is_too_slow_never_holds_the_caller(tmp_path: Path) -> None:
