@@ -132,7 +132,7 @@ class SessionRegistry:
         clock = MonotonicClock()
         self._pool = PoolSize(clock)
         self._rolled_s = clock.now_s()
-        self._ledger = UsageLedger()
+        self._ledger = UsageLedger(time.time, time.monotonic)
         self._admission = Admission(clock, self._ledger)
         self._grants: GrantStore[object] = GrantStore(clock)
         self._asked_s = time.monotonic()

@@ -92,6 +92,7 @@ class _Running:
     key_id: str
     started_at: float
     charged_until: float
+    charged_s: float
 
 
 class UsageLedger:
@@ -101,11 +102,16 @@ class UsageLedger:
     hosts since when their sessions run.
 
     Args:
-        now: POSIX time.
+        now: POSIX time: says which month it is.
+        steady_s: monotonic time: says how much has passed, so that a step of the wall clock costs nobody
+            minutes; None: `now`.
     """
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, now: Callable[[], float] = time.time, steady_s: Callable[[], float] | None = None
+    ) -> None:
         self._now = now
+        self._steady_s = steady_s or now
         self._totals: dict[tuple[str, str], float] = {}
         self._running: dict[str, _Running] = {}
         self._charged_until: dict[str, float] = {}
@@ -127,9 +133,11 @@ class UsageLedger:
         if session.session_id in self._running:
             return
         # A host's wall clock may be ahead of this one.
-        begin = min(session.started_at, self._now())
+        now = self._now()
+        begin = min(session.started_at, now)
         charged_until = max(begin, self._charged_until.pop(session.session_id, begin))
-        self._running[session.session_id] = _Running(session.key_id or "", begin, charged_until)
+        charged_s = self._steady_s() - (now - charged_until)
+        self._running[session.session_id] = _Running(session.key_id or "", begin, charged_until, charged_s)
 
     def end(self, session_id: str) -> None:
         """Charge a session up to now, and count it no longer; does nothing when it is not counted."""
@@ -195,8 +203,10 @@ class UsageLedger:
         }
 
     def _charge(self, running: _Running, now: float) -> None:
-        for month, seconds in _months(running.charged_until, now):
+        steady_s = self._steady_s()
+        for month, seconds in _months(now - (steady_s - running.charged_s), now):
             self._add(running.key_id, month, seconds)
+        running.charged_s = max(running.charged_s, steady_s)
         running.charged_until = max(running.charged_until, now)
 
     def _add(self, key_id: str, month: str, seconds: float) -> None:

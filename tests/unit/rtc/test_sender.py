@@ -1,7 +1,9 @@
 import struct
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
+import aiortc
 import pytest
 from aiortc import RTCDtlsTransport, RTCPeerConnection, RTCRtpSender
 from aiortc.codecs.h264 import h264_depayload
@@ -279,4 +281,26 @@ async def test_sender_reports_map_both_clocks_to_the_same_wall_time(monkeypatch:
         await sender._send_rtcp([RtcpSrPacket(ssrc=1, sender_info=info)])
     wall_s = [report.sender_info.ntp_timestamp / (1 << 32) for report in reports]
     assert wall_s[1] - wall_s[0] == pytest.approx(media_s[1] - media_s[0], abs=0.002)
+    await pc.close()
+
+
+async def test_sender_reports_do_not_step_with_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), MonotonicClock()
+    reports = []
+
+    async def note(self: RTCRtpSender, packets: list[Any]) -> None:
+        reports.extend(packets)
+
+    monkeypatch.setattr(RTCRtpSender, "_send_rtcp", note)
+    sender = await adopted(pc, SoundTrack(source, clock, clock.now_s() - 10))
+    before = aiortc.clock.current_datetime
+    for step_h in (0, 1):
+        step = timedelta(hours=step_h)
+        monkeypatch.setattr(aiortc.clock, "current_datetime", lambda step=step: before() + step)
+        await sender._next_encoded_frame(None)
+        stepped_ntp = aiortc.clock.current_ntp_time()
+        info = RtcpSenderInfo(ntp_timestamp=stepped_ntp, rtp_timestamp=0, packet_count=1, octet_count=1)
+        await sender._send_rtcp([RtcpSrPacket(ssrc=1, sender_info=info)])
+    wall_s = [report.sender_info.ntp_timestamp / (1 << 32) for report in reports]
+    assert 0 < wall_s[1] - wall_s[0] < 1
     await pc.close()

@@ -184,3 +184,18 @@ def test_totals_are_what_the_sessions_ran(steps: list[tuple[str, int, int]]) -> 
     expected += sum(now.at - began_at for began_at in began.values())
     ledger.charge()
     assert sum(ledger.state().totals.values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("step_s", [3600.0, -3600.0, 40 * 86_400.0])
+def test_a_step_of_the_wall_clock_costs_nobody_minutes(step_s: float) -> None:
+    wall, steady = Now(), Now(5000.0)
+    ledger = UsageLedger(wall, steady)
+    ledger.start(HeldSession("one", "acme", NOON))
+    for clock in (wall, steady):
+        clock.at += 10
+    ledger.charge()
+    wall.at += step_s
+    for clock in (wall, steady):
+        clock.at += 10
+    ledger.end("one")
+    assert sum(ledger.state().totals.values()) == pytest.approx(20)
