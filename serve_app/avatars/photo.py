@@ -6,6 +6,7 @@ What a file claims is read from its header first, so nothing is decoded that wou
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -144,18 +145,29 @@ def _upright(image: Image.Image) -> Photo:
     return Photo(np.ascontiguousarray(pixels[..., :3]), np.ascontiguousarray(pixels[..., 3]))
 
 
+_TEXTS = (
+    (b"<html", "a web page"),
+    (b"<!doc", "a web page"),
+    (b"<svg", "an XML or SVG file"),
+    (b"<?xm", "an XML or SVG file"),
+)
+
+_KINDS = (
+    (0, b"%PDF", "a PDF"),
+    (4, b"ftypheic", "a HEIC or AVIF picture"),
+    (4, b"ftypavif", "a HEIC or AVIF picture"),
+    (4, b"ftypmif1", "a HEIC or AVIF picture"),
+    (4, b"ftyp", "a video"),
+    (0, b"\x1aE\xdf\xa3", "a video"),
+)
+"""Where a kind of file has which bytes."""
+
+
 def _kind(content: bytes) -> str:
     """Return what a file that is no picture looks like."""
     if not content:
         return "an empty file"
-    if content.lstrip()[:5].lower() in (b"<html", b"<!doc"):
-        return "a web page"
-    if content.lstrip()[:4] in (b"<svg", b"<?xm"):
-        return "an XML or SVG file"
-    if content.startswith(b"%PDF"):
-        return "a PDF"
-    if content[4:12] in (b"ftypheic", b"ftypavif", b"ftypmif1"):
-        return "a HEIC or AVIF picture"
-    if content[4:8] == b"ftyp" or content.startswith(b"\x1aE\xdf\xa3"):
-        return "a video"
-    return "something else"
+    text = content[:64].lstrip().lower()
+    texts = (kind for start, kind in _TEXTS if text.startswith(start))
+    kinds = (kind for at, start, kind in _KINDS if content.startswith(start, at))
+    return next(itertools.chain(texts, kinds), "something else")
