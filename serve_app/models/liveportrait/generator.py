@@ -86,9 +86,9 @@ class FoldedBlock(nn.Module):
         weight = torch.cat([first.get_parameter("weight") for first in firsts])
         bias = torch.cat([first.get_parameter("bias") for first in firsts])
         if block.guide_up > 1:
-            self.shared: nn.Module = NearestConv(weight, bias, block.guide_up)
+            self.shared: nn.Module = NearestConv(weight, bias, block.guide_up, len(norms))
         else:
-            self.shared = nn.Sequential(_conv(weight, bias), nn.ReLU())
+            self.shared = _conv(weight, bias)
         self.modulations = nn.ModuleList(_modulation(norm) for norm in norms)
         self.conv_0, self.conv_1 = block.conv_0.folded(), block.conv_1.folded()
         if self._changes:
@@ -96,7 +96,9 @@ class FoldedBlock(nn.Module):
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
         """Return what the block returns."""
-        hidden = self.shared(guide).chunk(len(self.modulations), dim=1)
+        hidden = self.shared(guide)
+        if isinstance(hidden, Tensor):
+            hidden = functional.relu(hidden).chunk(len(self.modulations), dim=1)
         scaled = [modulation(part) for modulation, part in zip(self.modulations, hidden, strict=True)]
         normed = _enlarged(_normed(x), self._up)
         inner = self.conv_0(functional.leaky_relu(_scaled(normed, scaled[0]), SLOPE))

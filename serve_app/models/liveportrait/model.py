@@ -26,7 +26,7 @@ from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window, speech_i
 
 logger = logging.getLogger("serve_app.models")
 
-CUDA_BUCKETS = (1, 2, 4, 8, 16)
+CUDA_BUCKETS = (2, 4, 8, 16)
 """Batch sizes on a GPU; each is compiled before the first session."""
 
 CPU_BUCKETS = tuple(range(1, 9))

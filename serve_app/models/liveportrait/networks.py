@@ -94,7 +94,7 @@ def load(weights: str | None, device: torch.device) -> Networks:
         ModelNotLoaded: files are missing, all of which are named; or one is damaged or of another network.
     """
     if weights == RANDOM:
-        networks = _invented()
+        networks = invented(SMALL)
     else:
         networks = _published(Path(weights) if weights is not None else cache_folder() / NAME)
     return place(networks, device)
@@ -136,8 +136,9 @@ def _order_channels_last(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _invented() -> Networks:
-    networks = build(SMALL)
+def invented(sizes: Sizes) -> Networks:
+    """Return networks of random weights, the same in every process, not yet folded; to test and measure."""
+    networks = build(sizes)
     for seed, name in enumerate(FILES):
         invent(getattr(networks, name), seed)
     for layer, factor in INVENTED.items():

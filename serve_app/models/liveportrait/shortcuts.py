@@ -69,14 +69,10 @@ class SlicedConv3d(nn.Module):
         slices = self.flat(x.transpose(1, 2).flatten(0, 1))
         parts = slices.reshape(batch, depth, self._depth, self._room, height, width)[:, :, :, : self._outputs]
         reach = self._depth // 2
-        total = self.bias.float()[:, None, None].expand(batch, depth, -1, height, width).clone()
+        padded = functional.pad(parts, (*(0, 0) * 4, reach, reach))
+        total = self.bias.float()[:, None, None]
         for number in range(self._depth):
-            shift = number - reach
-            out, into = (
-                (max(0, -shift), min(depth, depth - shift)),
-                (max(0, shift), min(depth, depth + shift)),
-            )
-            total[:, out[0] : out[1]] += parts[:, into[0] : into[1], number]
+            total = total + padded[:, number : number + depth, number]
         return total.transpose(1, 2)
 
 
@@ -130,10 +126,12 @@ class NearestConv(nn.Module):
         weight: [C', C, 3, 3].
         bias: [C'].
         factor: how often each pixel is repeated along each side, 2 or more.
+        split: into how many tensors the channels that come out are divided.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, factor: int) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, factor: int, split: int) -> None:
         super().__init__()
+        self._split = split
         outputs, inputs = weight.shape[:2]
         kinds = {
             "before": (0, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])),
@@ -154,16 +152,24 @@ class NearestConv(nn.Module):
                     part.bias.copy_(bias)  # type: ignore[union-attr]
                 self.parts.append(part)
 
-    def forward(self, small: Tensor) -> Tensor:
-        """Return [B, C', factor * H, factor * W], rectified, for the small map [B, C, H, W]."""
+    def forward(self, small: Tensor) -> list[Tensor]:
+        """Return [B, C' / split, factor * H, factor * W] each, rectified, for the small map [B, C, H, W]."""
         padded = functional.pad(small, (1, 1, 1, 1))
-        rows = []
-        for row, down in enumerate(self._starts):
-            kinds = [
-                self._part(row, column, padded, down, right) for column, right in enumerate(self._starts)
-            ]
-            # Channels come last, as they do in memory on a GPU: then each copy is of whole pixels.
-            rows.append(torch.stack([kinds[turn] for turn in self._turns], dim=3).flatten(2, 3))
+        kinds = [
+            [self._part(row, column, padded, down, right) for column, right in enumerate(self._starts)]
+            for row, down in enumerate(self._starts)
+        ]
+        return [
+            self._woven([[kind.chunk(self._split, dim=3)[number] for kind in row] for row in kinds])
+            for number in range(self._split)
+        ]
+
+    def _woven(self, kinds: list[list[Tensor]]) -> Tensor:
+        """Return the large map of the kinds of its rows and columns.
+
+        Channels come last, as they do in memory on a GPU: then each copy is of whole pixels.
+        """
+        rows = [torch.stack([row[turn] for turn in self._turns], dim=3).flatten(2, 3) for row in kinds]
         whole = torch.stack([rows[turn] for turn in self._turns], dim=2).flatten(1, 2)
         return whole.permute(0, 3, 1, 2)
 

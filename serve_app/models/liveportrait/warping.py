@@ -6,6 +6,8 @@ cells, so even the identity shrinks a little; the networks were trained so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,9 +18,6 @@ from serve_app.models.liveportrait.sizes import NUM_KEYPOINTS, Sizes
 
 VARIANCE = 0.01
 """Of the Gaussian around a keypoint."""
-
-HALF = (1, 2, 2)
-"""Pooling and upsampling never touch the depth."""
 
 
 class Encoder(nn.Module):
@@ -34,7 +33,7 @@ class Encoder(nn.Module):
         """Return `x` and the output of every block."""
         outputs = [x]
         for block in self.down_blocks:
-            outputs.append(functional.avg_pool3d(block(outputs[-1]), HALF))
+            outputs.append(_by_slices(_halved, block(outputs[-1])))
         return outputs
 
 
@@ -56,7 +55,7 @@ class Decoder(nn.Module):
         """Return features at the resolution of the encoder's input."""
         features = outputs[-1]
         for block, beside in zip(self.up_blocks, reversed(outputs[:-1]), strict=True):
-            up = block(functional.interpolate(features, scale_factor=tuple(map(float, HALF))))
+            up = block(_by_slices(_doubled, features))
             features = torch.cat([up, beside], dim=1)
         return functional.relu(self.norm(self.conv(features)))
 
@@ -233,6 +232,27 @@ def _heat(points: Tensor, axes: list[Tensor]) -> Tensor:
         for number, axis in enumerate(axes)
     )
     return along_z[:, :, :, None, None] * along_y[:, :, None, :, None] * along_x[:, :, None, None, :]
+
+
+def _by_slices(change: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Pool or enlarge the slices of a volume, [B, C, D, H, W], whose depth stays.
+
+    As pictures: torch would bring a volume whose channels come last into another order and back.
+    """
+    batch, channels, depth = x.shape[:3]
+    if x.is_contiguous():
+        changed = change(x.flatten(1, 2))
+        return changed.reshape(batch, channels, depth, *changed.shape[2:])
+    changed = change(x.transpose(1, 2).flatten(0, 1))
+    return changed.reshape(batch, depth, channels, *changed.shape[2:]).transpose(1, 2)
+
+
+def _halved(x: Tensor) -> Tensor:
+    return functional.avg_pool2d(x, 2)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2.0)
 
 
 def _like(weight: Tensor, x: Tensor) -> Tensor:

@@ -25,13 +25,16 @@ def close(one: Tensor, other: Tensor) -> bool:
 @pytest.mark.parametrize("factor", [2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (6, 4)])
 def test_enlarged_map_is_convolved_on_the_small_one(factor: int, size: tuple[int, int]) -> None:
-    conv = nn.Conv2d(5, 7, 3, padding=1)
+    conv = nn.Conv2d(5, 8, 3, padding=1)
     small = noise(2, 5, *size)
     assert conv.bias is not None
     with torch.no_grad():
         large = functional.interpolate(small, scale_factor=float(factor))
-        short = NearestConv(conv.weight, conv.bias, factor)
-        assert close(short(small), functional.relu(conv(large)))
+        expected = functional.relu(conv(large))
+        for split in (1, 2):
+            short = NearestConv(conv.weight, conv.bias, factor, split)(small)
+            assert len(short) == split
+            assert close(torch.cat(short, dim=1), expected)
 
 
 def test_kernel_of_a_volume_in_slices() -> None:
