@@ -16,6 +16,12 @@ from tests.unit.models.speech import sentence, silence, voiced, windows
 
 pytestmark = pytest.mark.unit
 
+SPEECH = sentence()[:12_000]
+"""Three quarters of a second are enough to see lips move."""
+
+FEW_FPS = 6
+"""For models that a test builds of its own: their base loops are short."""
+
 
 def clips_of(model: LivePortrait, cut: list[Window]) -> list[Clip]:
     clips = model.animate(cut)
@@ -45,8 +51,8 @@ def largest_gap(one: UInt8, other: UInt8) -> int:
 
 @pytest.mark.parametrize("sizes", [(1,), (3, 5, 7, 12), (2, 9)])
 def test_cuts_do_not_change_the_picture(model: LivePortrait, sizes: tuple[int, ...]) -> None:
-    whole = speak(model, sentence(), (1000,), base_frame=7)
-    assert largest_gap(speak(model, sentence(), sizes, base_frame=7), whole) <= 1
+    whole = speak(model, SPEECH, (1000,), base_frame=7)
+    assert largest_gap(speak(model, SPEECH, sizes, base_frame=7), whole) <= 1
 
 
 def test_silence_shows_the_base_loop(model: LivePortrait) -> None:
@@ -83,9 +89,9 @@ def test_base_loop_has_no_seam(model: LivePortrait) -> None:
 
 def test_batch_of_mixed_avatars_is_what_singles_are(model: LivePortrait) -> None:
     mixed = [
-        *windows(model.spec, sentence(), (3, 12), avatar_id="other", base_frame=31),
+        *windows(model.spec, SPEECH, (3, 12), avatar_id="other", base_frame=31),
         *windows(model.spec, voiced("ah", 0.5), (5,), base_frame=158),
-        *windows(model.spec, sentence(), (7,), avatar_id="other"),
+        *windows(model.spec, SPEECH, (7,), avatar_id="other"),
     ]
     mixed = [mixed[number] for number in np.random.default_rng(0).permutation(len(mixed))]
     clips = clips_of(model, mixed)
@@ -98,7 +104,7 @@ def test_batch_of_mixed_avatars_is_what_singles_are(model: LivePortrait) -> None
 
 
 def test_clip_names_its_window_and_fits_the_picture(model: LivePortrait) -> None:
-    window = next(windows(model.spec, sentence(), (4,), base_frame=1000))
+    window = next(windows(model.spec, SPEECH, (4,), base_frame=1000))
     window = dataclasses.replace(window, session_id="who", generation=3, utterance=2)
     clip = clips_of(model, [window])[0]
     assert (clip.session_id, clip.generation, clip.utterance, clip.base_frame) == ("who", 3, 2, 1000)
@@ -110,7 +116,7 @@ def test_clip_names_its_window_and_fits_the_picture(model: LivePortrait) -> None
 
 
 def test_bad_window_fails_alone(model: LivePortrait) -> None:
-    good = next(windows(model.spec, sentence(), (4,)))
+    good = next(windows(model.spec, SPEECH, (4,)))
     cut = [
         dataclasses.replace(good, avatar_id="nobody"),
         good,
@@ -124,12 +130,12 @@ def test_bad_window_fails_alone(model: LivePortrait) -> None:
 
 
 def test_broken_frame_fails_its_window_alone(bundle: AvatarBundle) -> None:
-    model = LivePortrait(fps=25, device="cpu", weights="random")
+    model = LivePortrait(fps=FEW_FPS, device="cpu", weights="random")
     for name in ("whole", "broken"):
         model.prepare(dataclasses.replace(bundle, avatar_id=name))
     group = dict(model._resident.get("broken"))
     model._resident.put("broken", {**group, "feature": torch.full_like(group["feature"], torch.nan)})
-    cut = [next(windows(model.spec, sentence(), (3,), avatar_id=name)) for name in ("broken", "whole")]
+    cut = [next(windows(model.spec, SPEECH, (3,), avatar_id=name)) for name in ("broken", "whole")]
     failure, clip = model.animate(cut)
     assert isinstance(failure, ClipFailure)
     assert failure.code == "frame_not_finite"
@@ -140,7 +146,7 @@ def test_broken_frame_fails_its_window_alone(bundle: AvatarBundle) -> None:
 
 
 def test_networks_that_make_no_numbers_refuse_the_avatar(bundle: AvatarBundle) -> None:
-    model = LivePortrait(fps=25, device="cpu", weights="random")
+    model = LivePortrait(fps=FEW_FPS, device="cpu", weights="random")
     bias = model.networks.generator.fc.bias
     assert bias is not None
     bias.fill_(torch.inf)
@@ -155,7 +161,7 @@ def test_unprepared_avatar_has_no_base_loop(model: LivePortrait) -> None:
         model.base_loop("nobody")
 
 
-@pytest.mark.parametrize("fps", [12, 30])
+@pytest.mark.parametrize("fps", [FEW_FPS, 30])
 def test_any_frame_rate(bundle: AvatarBundle, fps: int) -> None:
     model = LivePortrait(fps=fps, device="cpu", weights="random")
     model.prepare(bundle)
@@ -163,9 +169,13 @@ def test_any_frame_rate(bundle: AvatarBundle, fps: int) -> None:
     assert len(speak(model, voiced("ah", 1.0))) == fps
 
 
-def test_buckets_do_not_change_the_picture(bundle: AvatarBundle, model: LivePortrait) -> None:
-    padded = LivePortrait(fps=25, device="cpu", weights="random", buckets=(5,))
-    padded.prepare(bundle)
-    cut = list(windows(model.spec, sentence(), (4,)))
-    for one, other in zip(clips_of(model, cut), clips_of(padded, cut), strict=True):
-        assert largest_gap(one.patches, other.patches) <= 1
+def test_buckets_do_not_change_the_picture(bundle: AvatarBundle) -> None:
+    models = [
+        LivePortrait(fps=FEW_FPS, device="cpu", weights="random", buckets=buckets)
+        for buckets in ((1, 2), (5,))
+    ]
+    spoken = []
+    for model in models:
+        model.prepare(bundle)
+        spoken.append(speak(model, SPEECH, (3,)))
+    assert largest_gap(*spoken) <= 1
