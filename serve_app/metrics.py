@@ -135,6 +135,8 @@ class AnimatorMetrics:
             metric.set_default_tags(tags)
             if isinstance(metric, EventCounter):
                 metric.announce()
+        self._degraded_to = 0
+        self._meant_for: int | None = None
 
     def step(self, step_s: float, windows: int, frames: int) -> None:
         """Record one device batch."""
@@ -150,13 +152,21 @@ class AnimatorMetrics:
 
     def degraded(self, level: int, repeated: int, rested: int) -> None:
         """Record how a step saved work, and the frames that it saved."""
+        self._degraded_to = level
         self._level.set(level)
         self._repeated.inc(repeated)
         self._rested.inc(rested)
 
     def capacity(self, sessions: int) -> None:
         """Record what the replica is meant for."""
+        self._meant_for = sessions
         self._capacity.set(sessions)
+
+    def refresh(self) -> None:
+        """Set the gauges again: Ray forgets one that was not set within two of its reports."""
+        self._level.set(self._degraded_to)
+        if self._meant_for is not None:
+            self._capacity.set(self._meant_for)
 
 
 class EncodeMetrics:

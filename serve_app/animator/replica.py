@@ -109,6 +109,7 @@ class Animator:
         Raises:
             ReplicaLost: it is.
         """
+        self._metrics.refresh()
         if self._stepper.is_lost:
             raise ReplicaLost("the device of this replica is lost")
 
