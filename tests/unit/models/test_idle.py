@@ -110,6 +110,12 @@ def test_a_filmed_loop_lasts_as_long_at_any_rate(fps: int, length: int) -> None:
         np.testing.assert_array_equal(idle.loop.frames[frame], pictures[at])
 
 
+def test_a_model_of_stills_shows_a_filmed_avatar_as_a_still(portrait: Portrait) -> None:
+    portrait.prepare(filmed("still"))
+    shown, of_a_still = portrait.base_loop("still"), portrait.base_loop("default")
+    np.testing.assert_array_equal(shown.frames, of_a_still.frames)
+
+
 def test_a_filmed_loop_that_is_damaged_is_refused() -> None:
     bundle = filmed()
     assert bundle.footage is not None
