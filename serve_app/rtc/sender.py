@@ -42,6 +42,9 @@ PAYLOAD_BYTES = 1200
 KEYFRAME_DISTANCE_S = 0.3
 """Between keyframes that a receiver asks for, as in libwebrtc: one has to arrive before it helps."""
 
+BACKLOG_DISTANCE_S = 1.0
+"""Between keyframes that stand for packets which the network has no room for: four times BURST_S."""
+
 HEADROOM = 1.15
 """How far packets may exceed the estimate; receivers name 0.85 of what a full link let through (GCC)."""
 
@@ -158,6 +161,8 @@ class PacketSender(RTCRtpSender):  # type: ignore[misc, unused-ignore]
                 continue
             if self._budget is not None:
                 if not self._budget.allows(0, track.clock.now_s()):
+                    # A new start costs less than all that is missing, and the receiver need not ask for it.
+                    self._keyframe_due_s = self._keyframe_asked_s + BACKLOG_DISTANCE_S
                     return
                 self._budget.spend(8 * len(packet.payload))
             await self._retransmit(sequence)

@@ -213,7 +213,21 @@ async def test_what_is_sent_again_counts_and_ends_with_the_estimate(sent: list[b
     clock.s += 10
     await sender._handle_rtcp_packet(nack(sender, range(100, 101)))
     assert len(sent) > allowed_bits // 8000
-    assert source.keyframes == 0
+    await pc.close()
+
+
+async def test_a_backlog_that_the_network_has_no_room_for_is_ended_by_a_keyframe(sent: list[bytes]) -> None:
+    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
+    await sender._next_encoded_frame(None)
+    remember(sender, range(100, 150), 1000)
+    await estimate(sender, 200_000)
+    at_start = source.keyframes
+    for _ in range(10):
+        await sender._handle_rtcp_packet(nack(sender, range(100, 150)))
+        await sender._next_encoded_frame(None)
+        clock.s += 0.05
+    assert source.keyframes == at_start + 1
     await pc.close()
 
 
