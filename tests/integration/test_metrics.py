@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 
 import pytest
@@ -80,3 +81,15 @@ async def test_counters_of_faults_stand_at_zero_before_the_first_fault(server: S
         "quota",
         "host_lost",
     }
+
+
+async def test_rays_dashboard_names_the_parts_of_the_application(server: Server) -> None:
+    async with session(server.url()):
+        alive = {
+            found[1]
+            for series, number in (await asyncio.to_thread(server.metrics)).items()
+            if of_series(series) == "ray_actors" and number and "ALIVE" in series
+            if (found := re.search(r'\bName="([^"]+)"', series))
+        }
+    replicas = {"ServeReplica:avatar:Gateway", "ServeReplica:avatar:Animator-tracer"}
+    assert {"SessionRegistry", "SessionHost", *replicas} <= alive
