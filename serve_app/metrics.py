@@ -301,5 +301,7 @@ class RegistryMetrics(RefusalMetrics):
         super().__init__("full", "concurrency", "quota")
         self.admitted = EventCounter("avatar_sessions_admitted", "Sessions admitted.")
         self.hosts = Gauge("avatar_hosts", "Session hosts that take sessions.")
-        self.slots = Gauge("avatar_session_slots", "Sessions that those hosts can hold.")
+        self.slots = Gauge(
+            "avatar_session_slots", "Sessions that hosts can hold, those included that may still start."
+        )
         self.admitted.announce()

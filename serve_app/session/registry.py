@@ -334,7 +334,10 @@ class SessionRegistry:
             self._fill_pool()
             ready = len(self._takers())
             self._metrics.hosts.set(ready)
-            self._metrics.slots.set(ready * self._config.session.max_sessions_per_host)
+            session = self._config.session
+            # A pool that grows is full when it can grow no more.
+            hosts = session.most_hosts if session.is_elastic else ready
+            self._metrics.slots.set(hosts * session.max_sessions_per_host)
             if time.monotonic() - self._asked_s > ORPHAN_S:
                 await self._end()
 
