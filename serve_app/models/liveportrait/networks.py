@@ -96,7 +96,7 @@ def load(weights: str | None, device: torch.device) -> Networks:
     if weights == RANDOM:
         networks = invented(SMALL)
     else:
-        networks = _published(Path(weights) if weights is not None else cache_folder() / NAME)
+        networks = published(Path(weights) if weights is not None else cache_folder() / NAME)
     return place(networks, device)
 
 
@@ -148,8 +148,15 @@ def invented(sizes: Sizes) -> Networks:
     return networks
 
 
-def _published(folder: Path) -> Networks:
-    """Return networks of the official size with the weights of a folder."""
+def published(folder: Path) -> Networks:
+    """Return networks of the official size with a folder's weights, as published: on the CPU, not folded.
+
+    Args:
+        folder: the published layout, with or without its outer `liveportrait`.
+
+    Raises:
+        ModelNotLoaded: as `load`.
+    """
     files = _files(folder)
     # Nothing is allocated or initialised for weights that come from files.
     with torch.device("meta"):
