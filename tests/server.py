@@ -74,10 +74,14 @@ class Server:
         fields = {"model": "tracer", **query}
         return f"ws://127.0.0.1:{self.port}{path}?" + "&".join(f"{key}={fields[key]}" for key in fields)
 
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes of this server."""
+        return _processes_of(self.folder)
+
     def workers(self, title: str) -> list[psutil.Process]:
         """Return this cluster's worker processes with a title, oldest first."""
         found = []
-        for process in _processes_of(self.folder):
+        for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 if (process.cmdline() or [""])[0].startswith(f"ray::{title}"):
                     found.append(process)
@@ -107,18 +111,25 @@ class Server:
             assert time.monotonic() < deadline_s, f"not ready after {timeout_s:g} s:\n{self.last_words()}"
             time.sleep(0.2)
 
-    def deploy(self, args: Mapping[str, Any]) -> None:
+    def deploy(
+        self,
+        args: Mapping[str, Any] | None = None,
+        *,
+        deployments: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         """Ask Serve for another version of the application, as `serve deploy` does; returns at once.
 
         Args:
             args: keys of AppConfig to set besides those that the server was started with.
+            deployments: options of deployments by name, in place of the application's own.
         """
         found = re.search(r"View the dashboard at \S*?(http://[\d.:]+)", self.log.read_text(errors="replace"))
         assert found, "expected the address of Ray's dashboard in the log"
         path = self.folder / "serve.yaml"
         document = yaml.safe_load(path.read_text())
         application = document["applications"][0]
-        application["args"] = _merged(application["args"], args)
+        application["args"] = _merged(application["args"], args or {})
+        application["deployments"] = [{"name": name, **own} for name, own in (deployments or {}).items()]
         path.write_text(yaml.safe_dump(document))
         command = [str(Path(sys.executable).with_name("serve")), "deploy", "--address", found[1], str(path)]
         # Ray asks for a token that it has put into the home directory itself.

@@ -76,6 +76,11 @@ class DoorError(AvatarError):
         self.detail = detail
         self.retry_after_s = retry_after_s
 
+    @property
+    def is_of_a_proxy(self) -> bool:
+        """Whether something before the door said it: a proxy that restarts knows no route (404) at first."""
+        return self.door_code.startswith("HTTP ") and self.door_code not in {"HTTP 401", "HTTP 403"}
+
     def __str__(self) -> str:
         retry = "" if self.retry_after_s is None else f" (retry after {self.retry_after_s:g} s)"
         return f"{self.door_code}: {self.detail}{retry}"
@@ -481,8 +486,7 @@ class A2vClient:
             try:
                 await self._open_socket()
             except DoorError as error:
-                # A refusal stands, unless it says when to come again or the door is restarting.
-                if error.retry_after_s is None and not error.door_code.startswith("HTTP 5"):
+                if error.retry_after_s is None and not error.is_of_a_proxy:
                     return False
                 asked_for_s = error.retry_after_s or 0.0
             except SessionError as error:

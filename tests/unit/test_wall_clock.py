@@ -39,7 +39,7 @@ ALLOWED = {
     "session/registry.py": "when a session began, for usage and clients; the numbers of configurations",
     "session/session.py": "when a session began and ended, for usage and clients",
     "session/usage.py": "which month it is",
-    "weights/cache.py": "the age of files, as the file system counts",
+    "weights/cache.py": "when weights were pulled, for their record",
 }
 """Files that may ask for the time of day, and what for. None of them waits or plays by it."""
 
