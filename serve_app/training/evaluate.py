@@ -19,6 +19,7 @@ from serve_app.nouns import SPEECH_HZ, Int16, Window, speech_index
 from serve_app.training.corpus import LOOK, Utterance
 from serve_app.training.noises import KINDS
 from serve_app.training.phones import CLASSES, LIP_TO_TEETH, SEALED
+from serve_app.training.scenes import SCENES
 
 FPS = 30
 
@@ -80,9 +81,13 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class Stillness:
-    """How still the lips are while nobody speaks: their opening's mean, 99th percentile and change."""
+    """How still the lips are while nobody speaks: their opening's mean, 99th percentile and change.
+
+    `taught` says whether the training has sounds of this kind, though never these.
+    """
 
     name: str
+    taught: bool
     level_db: float
     mean: float
     highest: float
@@ -171,21 +176,28 @@ def by_class(examined: Sequence[Examined]) -> list[ClassFigures]:
     return out
 
 
-def stillness(hear: Hear, *, seed: int, seconds: float = 30.0) -> list[Stillness]:
-    """Return how still the face is in silence, noise, hum, music, key strokes and breath at two levels."""
-    rng = np.random.default_rng((seed, 99))
+def stillness(hear: Hear, *, seed: int, seconds: float = 60.0) -> list[Stillness]:
+    """Return how still the face is in silence, and in noises and scenes at two levels.
+
+    Args:
+        hear: what to examine.
+        seed: of the sounds, which are other ones than the training's for any seed.
+        seconds: of each sound; five pieces of it follow each other at once.
+    """
     size = round(seconds * SPEECH_HZ)
-    sounds = [("silence", -120.0, np.zeros(size, np.int16))]
-    for name, make in KINDS.items():
+    sounds = [("silence", True, -120.0, np.zeros(size, np.int16))]
+    for number, (name, make) in enumerate({**KINDS, **SCENES}.items()):
+        rng = np.random.default_rng((seed, 99, number))
         sound = np.concatenate([make(rng, size // 5) for _ in range(5)])
         for level_db in (-40.0, -24.0):
             scaled = np.round(sound * 10 ** (level_db / 20) * 32_768).clip(-32_768, 32_767)
-            sounds.append((name, level_db, scaled.astype(np.int16)))
+            sounds.append((name, name in KINDS, level_db, scaled.astype(np.int16)))
     out = []
-    for name, level_db, samples in sounds:
+    for name, taught, level_db, samples in sounds:
         apart = _opening(hear(samples))
         motion = float(np.abs(np.diff(apart)).mean())
-        out.append(Stillness(name, level_db, float(apart.mean()), float(np.percentile(apart, 99)), motion))
+        highest = float(np.percentile(apart, 99))
+        out.append(Stillness(name, taught, level_db, float(apart.mean()), highest, motion))
     return out
 
 
@@ -225,7 +237,14 @@ class Report:
         return asdict(self)
 
 
-def report(hearing: Hearing, unseen: Sequence[Utterance], seen: Sequence[Utterance], *, seed: int) -> Report:
+def report(
+    hearing: Hearing,
+    unseen: Sequence[Utterance],
+    seen: Sequence[Utterance],
+    *,
+    seed: int,
+    quiet_s: float = 60.0,
+) -> Report:
     """Examine with voices that were never heard in training, and a few that were.
 
     Args:
@@ -233,6 +252,7 @@ def report(hearing: Hearing, unseen: Sequence[Utterance], seen: Sequence[Utteran
         unseen: utterances of voices never trained on.
         seen: utterances of voices trained on; every fortieth is taken.
         seed: of what is drawn by chance.
+        quiet_s: seconds of each sound without speech.
     """
     hear = listener(hearing)
     examined = examine(hear, unseen)
@@ -244,7 +264,7 @@ def report(hearing: Hearing, unseen: Sequence[Utterance], seen: Sequence[Utteran
         figures("unseen, room and telephone", examine(hear, unseen[::3], in_a_room(seed))),
         figures("voices of the training", examine(hear, seen[::40])),
         by_class(examined),
-        stillness(hear, seed=seed),
+        stillness(hear, seed=seed, seconds=quiet_s),
     )
 
 

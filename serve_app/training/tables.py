@@ -43,12 +43,14 @@ def _by_class(report: Report) -> Iterable[str]:
 
 
 def _stillness(report: Report) -> Iterable[str]:
-    yield from _head(["nobody speaks", "dBFS", "mean opening", "99th percentile", "change a frame", "still"])
+    yield from _head([
+        "nobody speaks", "kind taught", "dBFS", "mean opening", "99th percentile", "change a frame", "still",
+    ])  # fmt: skip
     for one in report.stillness:
         still = "yes" if one.highest <= LOUDEST else "no"
         yield _row([
-            one.name, f"{one.level_db:.0f}", f"{one.mean:.4f}", f"{one.highest:.4f}", f"{one.motion:.4f}",
-            still,
+            one.name, "yes" if one.taught else "no", f"{one.level_db:.0f}", f"{one.mean:.4f}",
+            f"{one.highest:.4f}", f"{one.motion:.4f}", still,
         ])  # fmt: skip
     yield ""
     yield f"At {FPS} frames a second; lips are shut below an opening of {SHUT}."

@@ -24,6 +24,8 @@ from serve_app.training.evaluate import (
     report,
     stillness,
 )
+from serve_app.training.noises import KINDS
+from serve_app.training.scenes import SCENES
 from serve_app.training.tables import markdown
 from tests.unit.models.speech import sentence
 from tests.unit.training.spoken import utterance
@@ -72,11 +74,24 @@ def test_a_gaping_mouth_and_a_shut_one_are_found_out() -> None:
 
 
 def test_motion_while_nobody_speaks_is_found() -> None:
-    assert all(one.highest < 0.02 for one in stillness(shut, seed=1, seconds=1.0))
-    assert all(one.mean > 0.5 for one in stillness(gaping, seed=1, seconds=1.0))
-    assert {one.name for one in stillness(shut, seed=1, seconds=1.0)} == {
-        "silence", "noise", "hum", "music", "keyboard", "breath",
-    }  # fmt: skip
+    still = stillness(shut, seed=1, seconds=2.5)
+    assert all(one.highest < 0.02 for one in still)
+    assert all(one.mean > 0.5 for one in stillness(gaping, seed=1, seconds=2.5))
+    assert {one.name for one in still if one.taught} == {"silence", *KINDS}
+    assert {one.name for one in still if not one.taught} == set(SCENES)
+
+
+def test_a_second_seed_examines_with_other_sounds() -> None:
+    heard: dict[int, list[Int16]] = {1: [], 2: []}
+    for seed, sounds in heard.items():
+
+        def keep(speech: Int16, kept: list[Int16] = sounds) -> Float32:
+            kept.append(speech)
+            return shut(speech)
+
+        stillness(keep, seed=seed, seconds=2.5)
+    same = [name for name, *both in zip(range(99), *heard.values(), strict=False) if np.array_equal(*both)]
+    assert same == [0]  # silence
 
 
 def test_a_room_keeps_the_length_and_the_moment() -> None:
@@ -92,7 +107,7 @@ def test_a_room_keeps_the_length_and_the_moment() -> None:
 
 def test_a_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
     hearing = Hearing(FPS, torch.device("cpu"))
-    found = report(hearing, [ONE], [ONE], seed=1)
+    found = report(hearing, [ONE], [ONE], seed=1, quiet_s=2.5)
     text = markdown(found)
     assert "| flite test |" in text
     assert "**mean of unseen voices**" in text
