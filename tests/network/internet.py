@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.network.namespaces import Namespace
-from tests.network.orders import Program
+from tests.network.orders import READY, Program
 from tests.network.wire import Conditions, Wire
 
 CLIENT, CLIENT_LATER, HOME = "192.168.7.2", "192.168.7.3", "192.168.7.1"
@@ -58,6 +58,8 @@ class Internet:
                 self._spaces["client"], "tests.network.viewing", folder / "client.log", variables
             )
             made.callback(self.client.close)
+            for program in (self.server, self.client):
+                program.ask(READY)
             self._made = made.pop_all()
 
     @property

@@ -18,6 +18,8 @@ from tests.network.namespaces import Namespace
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER_S = 25.0
+READY = "ready"
+"""An order that every program answers once it takes orders at all."""
 
 Order = dict[str, Any]
 
@@ -82,6 +84,11 @@ class Program:
 
 async def serve(orders: dict[str, Callable[..., Awaitable[Any]]]) -> None:
     """Take orders from standard input until it ends; each is carried out before the next."""
+
+    async def ready() -> None:
+        pass
+
+    orders = {READY: ready, **orders}
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 20)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -97,6 +97,10 @@ class Session:
         """Do what a session host does with its ICE servers before it has sessions."""
         await try_ice_servers(IceConfig.model_validate(ice))
 
+    async def states(self) -> list[str]:
+        """Return what became of the peer so far."""
+        return [state["name"] for state in self._states]
+
     async def await_end(self) -> dict[str, Any]:
         """Wait until the peer has failed or is connected; return its state, and after how long it came."""
         await self._ended.wait()
@@ -119,8 +123,13 @@ async def main() -> None:
     with ThreadPoolExecutor(1) as executor:
         session = Session(executor)
         orders = (
-            session.answer, session.try_servers, session.await_end, session.figures, session.hang_up
-        )  # fmt: skip
+            session.answer,
+            session.try_servers,
+            session.states,
+            session.await_end,
+            session.figures,
+            session.hang_up,
+        )
         await serve({order.__name__: order for order in orders})
 
 

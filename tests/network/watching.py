@@ -60,11 +60,15 @@ def until_right(internet: Internet, since_s: float, *, count: int = 3) -> float:
         AssertionError: it did not come back in SOON_S.
     """
     while True:
-        frames = [frame for frame in internet.client.ask("seen")["frames"] if frame[0] > since_s]
+        seen = internet.client.ask("seen")
+        frames = [frame for frame in seen["frames"] if frame[0] > since_s]
         for first in range(len(frames) - count + 1):
             if all(is_right for _, is_right, _ in frames[first : first + count]):
                 return float(frames[first][0] - since_s)
-        assert time.monotonic() < since_s + SOON_S, f"no right picture within {SOON_S:g} s"
+        assert time.monotonic() < since_s + SOON_S, (
+            f"no right picture within {SOON_S:g} s: {len(seen['received'])} packets, {len(frames)} pictures, "
+            f"{seen['keyframe_requests']} keyframes asked for, server's peer {internet.server.ask('states')}"
+        )
         time.sleep(0.05)
 
 
