@@ -146,7 +146,8 @@ def follow(
 
     found: list[Points | None] = [nearest(faces) for faces in finder.faces_of(portraits())]
     begin, end = longest_run(found, max_gap=round(MAX_GAP_S * fps))
-    if end - begin < MIN_VIDEO_S * fps:
+    # Looks are so far apart that a stretch may be shorter by one of them.
+    if end - begin < (MIN_VIDEO_S - 1.0 / LOOK_FPS) * fps:
         raise PhotoRefused(
             "no_face",
             f"expected {MIN_VIDEO_S:.0f} s or more in which the face is seen, "

@@ -177,6 +177,12 @@ def test_a_face_that_comes_and_goes_is_refused() -> None:
     assert "at a stretch" in refused.detail
 
 
+def test_a_video_of_just_two_seconds_has_a_loop() -> None:
+    prepared = film(Video(shown(picture, 2.0)), CARD, MarkedFaces())
+    assert prepared.bundle.footage is not None
+    assert len(prepared.bundle.footage.faces) >= FPS
+
+
 @pytest.mark.parametrize(
     ("video_fps", "fps"),
     [(8, 10), (12.5, 12), (24, 24), (25, 25), (29.97, 30), (50, 25), (60, 30), (90, 30), (240, 30)],
