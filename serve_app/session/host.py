@@ -41,7 +41,7 @@ from serve_app.nouns import (
     WindowBatch,
 )
 from serve_app.rtc.encoder import H264Encoder
-from serve_app.rtc.ice import PeerFailure
+from serve_app.rtc.ice import PeerFailure, try_ice_servers
 from serve_app.rtc.measured import MeasuredExecutor
 from serve_app.session.events import SessionEvent
 from serve_app.session.facts import SessionFacts, Viewing
@@ -104,6 +104,7 @@ class SessionHost:
         """Get the default avatar ready, so that the first session finds everything in place."""
         await self._face(self._config.model, self._config.avatars.default)
         await self._residents.warm_up()
+        self._start(try_ice_servers(self._config.ice))
         self._start(self._beat())
         self._start(self._residents.run())
         gc.freeze()
