@@ -27,6 +27,7 @@ run: $(VENV)/.serving ## serve http://localhost:8765 on this machine
 
 test: $(VENV)/.testing ## set up everything and run lint, types and every test
 	scripts/system-packages
+	$(BIN)/avatar tools || echo "warning: the tests that find faces in photos are skipped" >&2
 	$(MAKE) --no-print-directory lint types imports
 	$(BIN)/python -m pytest -p tests.leaving
 
