@@ -102,8 +102,9 @@ class AnimatorClient:
 
         Raises:
             AdmissionRefused: the device makes all it can, or its memory did not suffice lately.
+            ReplicaLost: no replica answered in time; one may be starting.
         """
-        await from_replica(self._handle.admit.remote())
+        await from_replica(asyncio.wait_for(self._handle.admit.remote(), self._timeout_s))
 
     async def submit(self, batch: WindowBatch) -> ray.ObjectRef[ClipBatch]:
         """Start animating; return a reference that can be sent on before the clips exist.

@@ -180,8 +180,8 @@ class BucketedStep:
             self._capture(bucket, staged)
             return self._graphs[bucket].output
         try:
-            output = self._run(*staged)
-            return self._run(*staged) if output.shape[0] == bucket else output
+            self._run(*staged)
+            return self._run(*staged)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -236,11 +236,19 @@ class BucketedStep:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device's memory did not suffice, in torch's words or cuBLAS's."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "ALLOC_FAILED" in text)
+    """Return whether an error says that a device's memory did not suffice, in torch's words or cuBLAS's.
+
+    A capture that breaks off for want of memory ends in an error of its own; what it says stands behind it.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        if isinstance(seen, torch.OutOfMemoryError):
+            return True
+        if isinstance(seen, RuntimeError) and ("out of memory" in text or "ALLOC_FAILED" in text):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _compiled(fn: Step) -> Step:

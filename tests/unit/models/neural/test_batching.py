@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -121,3 +123,63 @@ def test_mode_and_buckets_are_checked() -> None:
 )
 def test_out_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+def test_capture_that_breaks_off_for_want_of_memory_is_told() -> None:
+    def capture() -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    with pytest.raises(RuntimeError) as caught:
+        capture()
+    assert is_out_of_memory(caught.value)
+
+
+class Compiler:
+    """Stands in for torch.compile: notes what its code is given, or cannot compile."""
+
+    def __init__(self, *, works: bool = True) -> None:
+        self.works = works
+        self.addresses: dict[int, set[int]] = {}
+        self.strides: set[tuple[int, ...]] = set()
+
+    def __call__(self, fn: Callable[..., Tensor], *, dynamic: bool) -> Callable[..., Tensor]:
+        assert not dynamic
+
+        def compiled(*inputs: Tensor) -> Tensor:
+            if not self.works:
+                raise OSError("no C compiler")
+            self.addresses.setdefault(len(inputs[0]), set()).add(inputs[0].data_ptr())
+            self.strides.add(inputs[0].stride()[1:])
+            return fn(*inputs)
+
+        return compiled
+
+
+def pictures(batch: int) -> tuple[Tensor, ...]:
+    ramp = torch.arange(batch * 12.0).view(batch, 3, 2, 2)
+    return (ramp.contiguous(memory_format=torch.channels_last),)
+
+
+def test_compiled_code_sees_few_shapes_at_fixed_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = Compiler()
+    monkeypatch.setattr(torch, "compile", compiler)
+    halved = BucketedStep(lambda x: x / 2, buckets=[1, 4], device=CPU, mode="compile")
+    halved.warm(pictures)
+    for rows in (1, 3, 4, 6):
+        (x,) = pictures(rows)
+        assert torch.equal(halved(x), x / 2)
+    assert {size: len(at) for size, at in compiler.addresses.items()} == {1: 1, 4: 1}
+    assert len(compiler.strides) == 1
+    assert halved.mode == "compile"
+
+
+def test_machine_that_cannot_compile_serves_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", Compiler(works=False))
+    halved = BucketedStep(lambda x: x / 2, buckets=[1, 4], device=CPU, mode="compile")
+    halved.warm(pictures)
+    assert halved.mode == "eager"
+    (x,) = pictures(3)
+    assert torch.equal(halved(x), x / 2)
