@@ -13,7 +13,7 @@ def page_settings(config: AppConfig) -> dict[str, object]:
     is_open = config.auth.is_open
     return {
         "ice_servers": [server.for_client() for server in config.ice.servers] if is_open else [],
-        "video": {"width": 512, "height": 512, "fps": config.fps},
+        "video": {"width": 512, "height": 512, "fps": config.fps_of(config.model)},
         "avatars": [
             {
                 "avatar_id": card.avatar_id,

@@ -7,6 +7,7 @@ state is never touched from two threads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import secrets
@@ -43,6 +44,7 @@ from serve_app.nouns import (
 from serve_app.rtc.encoder import H264Encoder
 from serve_app.rtc.ice import PeerFailure, try_ice_servers
 from serve_app.rtc.measured import MeasuredExecutor
+from serve_app.session.encode_load import EncodeMeter
 from serve_app.session.events import SessionEvent
 from serve_app.session.facts import SessionFacts, Viewing
 from serve_app.session.lifetime import end_of
@@ -88,7 +90,9 @@ class SessionHost:
         self._animators: dict[str, AnimatorClient] = {}
         self._grids: dict[str, WindowGrid] = {}
         self._faces: dict[tuple[str, str], asyncio.Future[Face]] = {}
-        self._executor = MeasuredExecutor(config.encoder.threads, EncodeMetrics(tag).encoded)
+        self._encoding = EncodeMeter(config.encoder.threads, config.fps)
+        self._encode_metrics = EncodeMetrics(tag)
+        self._executor = MeasuredExecutor(config.encoder.threads, self._note_encoded)
         self._recordings = RecordingFolder(config.recording) if config.recording.enabled else None
         self._tasks: set[asyncio.Future[Any]] = set()
         self._metrics = HostMetrics(tag, get_args(PeerFailure))
@@ -119,7 +123,7 @@ class SessionHost:
             HeldSession(session.session_id, session.request.key_id, session.started_at)
             for session in self._sessions.values()
         )
-        return HostStatus(held, self._config.session.max_sessions_per_host)
+        return HostStatus(held, self._config.session.max_sessions_per_host, self._encoding.load())
 
     # --- gateway -----------------------------------------------------------------------------------
 
@@ -127,7 +131,7 @@ class SessionHost:
         """Open a session.
 
         Raises:
-            AdmissionRefused: this host is full.
+            AdmissionRefused: this host is full, or the model's replicas are.
             ModelNotLoaded: no such model.
             AvatarInvalid: no such avatar.
             AgentFailed: the conversation's agent cannot work.
@@ -139,6 +143,10 @@ class SessionHost:
         avatar_id = request.avatar_id or self._config.avatars.default
         if model not in self._config.animators:
             raise ModelNotLoaded(f"expected a model of {sorted(self._config.animators)}, got {model!r}")
+        if self._config.animators[model].sessions_per_replica is None:
+            # What a card that measured itself can hold, only its replica knows; a lost one is back soon.
+            with contextlib.suppress(ReplicaLost):
+                await self._animator(model).admit()
         session = Session(
             f"sess_{self._tag}{secrets.token_hex(12)}",
             request=replace(request, model=model, avatar_id=avatar_id),
@@ -410,6 +418,10 @@ class SessionHost:
             reason = end_of(session, self._config.session, now_s)
             if reason is not None:
                 await self.close_session(session.session_id, reason)
+
+    def _note_encoded(self, waited_s: float, ran_s: float) -> None:
+        self._encode_metrics.encoded(waited_s, ran_s)
+        self._encoding.encoded()
 
     def _credits_of(self, session_ids: Sequence[str]) -> list[Credit]:
         return [self._sessions[sid].credit() for sid in session_ids if sid in self._sessions]

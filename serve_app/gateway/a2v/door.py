@@ -128,7 +128,7 @@ class A2vDoor:
             return
         connection = _Connection(websocket, link, self._config, self._limits, self._clock)
         try:
-            await connection.run(self._established(link))
+            await connection.run(self._established(link, websocket.query_params.get("model")))
         finally:
             self._leave(link, for_good=connection.has_said_goodbye)
 
@@ -167,7 +167,7 @@ class A2vDoor:
             )
         )
 
-    def _established(self, link: SessionLink) -> ConnectionEstablished:
+    def _established(self, link: SessionLink, model: str | None) -> ConnectionEstablished:
         width, height = VIDEO_SIZE
         return ConnectionEstablished(
             session_id=link.session_id,
@@ -175,7 +175,9 @@ class A2vDoor:
             resumed=link.resumed,
             lease_s=self._config.session.resume_grace_s,
             ice_servers=[server.for_client() for server in self._config.ice.servers],
-            video=VideoFormat(width=width, height=height, fps=self._config.fps),
+            video=VideoFormat(
+                width=width, height=height, fps=self._config.fps_of(model or self._config.model)
+            ),
         )
 
     def _leave(self, link: SessionLink, *, for_good: bool) -> None:
