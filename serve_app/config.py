@@ -218,6 +218,11 @@ class SessionConfig(Section):
         default=300.0, ge=0, description="with max_hosts: fewer hosts must do for so long before one drains"
     )
     max_sessions_per_host: int = Field(default=16, ge=1)
+    max_encode_share: float = Field(
+        default=0.9,
+        gt=0,
+        description="a host takes no session that, as measured, would keep its encoder threads busier",
+    )
     max_viewers: int = Field(default=8, ge=0, description="those who only watch one session")
     host_num_cpus: float = Field(default=1.0, ge=0, description="CPUs Ray reserves for a host")
     host_resources: dict[str, float] = Field(default={}, description="custom Ray resources of a host")

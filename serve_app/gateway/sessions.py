@@ -303,7 +303,7 @@ class RaySessions:
     async def _admit(self, request: SessionRequest) -> Place:
         try:
             limits = KeyLimits.of(self.config.auth, request.key_id)
-            place = cast("Place", await self.registry.admit.remote(limits))
+            place = cast("Place", await self.registry.admit.remote(limits, self._model_of(request)))
         except RayError as error:
             self._metrics.refused("registry_lost")
             raise AdmissionRefused(
@@ -312,6 +312,12 @@ class RaySessions:
         if place.tag is None:
             raise _refusal(place)
         return place
+
+    def _model_of(self, request: SessionRequest) -> str | None:
+        """Return the model to ask for room: one that measured what it can make."""
+        model = request.model or self.config.model
+        mine = self.config.animators.get(model)
+        return model if mine is not None and mine.sessions_per_replica is None else None
 
     async def _open_at(self, place: Place, request: SessionRequest) -> RemoteSession:
         session_id: str | None = None

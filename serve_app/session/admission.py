@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serve_app.clock import Clock
-from serve_app.config import AppConfig
+from serve_app.config import AppConfig, SessionConfig
 from serve_app.errors import Unauthorized
+from serve_app.session.encode_load import LOOK_BACK_S, EncodeLoad
 from serve_app.session.opened import HeldSession, HostStatus
 from serve_app.session.usage import KeyLimits, UsageLedger
 
@@ -65,6 +66,8 @@ class Admission:
         self._ledger = ledger
         self._sessions: dict[str, dict[str, HeldSession]] = {}
         self._reservations: dict[str, _Reservation] = {}
+        self._encoding: dict[str, EncodeLoad] = {}
+        self._begun_s: dict[str, float] = {}
 
     def admit(self, config: AppConfig, tags: Iterable[str], key: KeyLimits | None) -> Place:
         """Reserve room on the least loaded host; `admitted` must follow, whatever came of it.
@@ -88,11 +91,13 @@ class Admission:
                 return Place(None, retry_after_s, detail, "concurrency")
             limits_s = [limit for limit in (key.max_duration_s, remaining_s) if limit is not None]
             max_duration_s = min(limits_s, default=None)
-        tag = self._roomiest(tags, config.session.max_sessions_per_host)
+        tag = self._roomiest(tags, config.session)
         if tag is None:
             running = sum(len(sessions) for sessions in self._sessions.values())
             room = config.session.max_sessions_per_host * config.session.most_hosts
             detail = f"no room: {running} sessions run, this server holds {room}"
+            if running < room:
+                detail = f"no room: {running} sessions keep the encoders busy"
             return Place(None, retry_after_s, detail, "full")
         reservation = secrets.token_hex(8)
         key_id = None if key is None else key.key_id
@@ -123,6 +128,7 @@ class Admission:
 
     def remove_host(self, tag: str) -> None:
         """Forget a host and its sessions."""
+        self._encoding.pop(tag, None)
         for session_id in self._sessions.pop(tag, {}):
             self._ledger.end(session_id)
 
@@ -156,6 +162,7 @@ class Admission:
         now = self._sessions.get(tag)
         if now is None:
             return
+        self._encoding[tag] = status.encoding
         told = {session.session_id: session for session in status.sessions}
         for session_id in before:
             if session_id not in told and now.pop(session_id, None) is not None:
@@ -183,12 +190,28 @@ class Admission:
         ]
 
     def _begin(self, tag: str, session: HeldSession) -> None:
+        now_s = self._clock.now_s()
+        self._begun_s = {name: at for name, at in self._begun_s.items() if at > now_s - LOOK_BACK_S}
+        self._begun_s[session.session_id] = now_s
         self._sessions[tag][session.session_id] = session
         self._ledger.start(session)
 
-    def _roomiest(self, tags: Iterable[str], limit: int) -> str | None:
+    def _roomiest(self, tags: Iterable[str], limits: SessionConfig) -> str | None:
         loads = [(len(self._sessions.get(tag, ())) + self._reserved_on(tag), tag) for tag in tags]
-        return min(((load, tag) for load, tag in loads if load < limit), default=(0, None))[1]
+        fitting = [
+            (load, tag)
+            for load, tag in loads
+            if load < limits.max_sessions_per_host and self._has_time(tag, limits)
+        ]
+        return min(fitting, default=(0, None))[1]
+
+    def _has_time(self, tag: str, limits: SessionConfig) -> bool:
+        """Return whether a host can encode one more, with those that begin and are not in its figures yet."""
+        load = self._encoding.get(tag, EncodeLoad())
+        horizon_s = self._clock.now_s() - LOOK_BACK_S
+        young = sum(self._begun_s.get(name, horizon_s) > horizon_s for name in self._sessions.get(tag, ()))
+        coming = 1 + young + self._reserved_on(tag)
+        return load.share + coming * load.session_share <= limits.max_encode_share
 
     def _reserved_on(self, tag: str) -> int:
         return Counter(place.tag for place in self._reservations.values())[tag]

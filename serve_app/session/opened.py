@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve_app.media.windower import WindowGrid
+from serve_app.session.encode_load import EncodeLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +39,4 @@ class HostStatus:
 
     sessions: tuple[HeldSession, ...]
     max_sessions: int
+    encoding: EncodeLoad = field(default_factory=EncodeLoad)

@@ -18,11 +18,13 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.util import list_named_actors
 
+from serve_app.animator.client import AnimatorClient
 from serve_app.clock import MonotonicClock
 from serve_app.config import AppConfig, AuthConfig
-from serve_app.errors import SessionNotFound
+from serve_app.errors import AdmissionRefused, AvatarError, SessionNotFound
 from serve_app.logs import configure_logs
 from serve_app.metrics import RegistryMetrics
 from serve_app.session.admission import Admission, Place
@@ -50,6 +52,9 @@ NAMESPACE = "avatar"
 HOST_PREFIX = "session-host-"
 BEAT_S = 1.0
 ANSWER_S = 5.0
+MODEL_S = 1.0
+"""Longest wait for a model's answer; a client is refused or let in at once."""
+
 SAVE_S = 5.0
 """How many seconds of a key's use a crash may forget."""
 
@@ -134,6 +139,7 @@ class SessionRegistry:
         self._rolled_s = clock.now_s()
         self._ledger = UsageLedger(time.time, time.monotonic)
         self._admission = Admission(clock, self._ledger)
+        self._animators: dict[str, AnimatorClient] = {}
         self._grants: GrantStore[object] = GrantStore(clock)
         self._asked_s = time.monotonic()
         self._starting = asyncio.Lock()
@@ -174,18 +180,37 @@ class SessionRegistry:
             self._fill_pool()
         return number
 
-    async def admit(self, key: KeyLimits | None = None) -> Place:
+    async def admit(self, key: KeyLimits | None = None, model: str | None = None) -> Place:
         """Reserve room on the least loaded host; `admitted` must follow, whatever came of it.
 
         Args:
             key: the API key whose session it is; None on an open server.
+            model: whose frames it needs; None: the model is not asked.
         """
+        if model is not None and (refused := await self._refused_by(model)) is not None:
+            self._metrics.refused("full")
+            return Place(None, refused.retry_after_s, refused.detail, "full")
         place = self._admission.admit(self._config, self._takers(), key)
         if place.refusal == "full" and self._is_growing():
             place = replace(place, retry_after_s=min(place.retry_after_s, STARTING_S))
         if place.refusal is not None:
             self._metrics.refused(place.refusal)
         return place
+
+    async def _refused_by(self, model: str) -> AdmissionRefused | None:
+        """Return why a model can make no more frames; None when it can, or cannot be asked.
+
+        One that cannot be asked is told of where the session opens, in words of its own.
+        """
+        try:
+            if model not in self._animators:
+                self._animators[model] = AnimatorClient.of_app(model, self._app_name)
+            await asyncio.wait_for(self._animators[model].admit(), MODEL_S)
+        except AdmissionRefused as error:
+            return error
+        except (AvatarError, RayServeException, TimeoutError) as error:
+            logger.warning("model %s is not asked for room: %s", model, type(error).__name__)
+        return None
 
     async def admitted(self, reservation: str, session_id: str | None) -> None:
         """Turn a reservation into a session, or give it back with None."""

@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from serve_app.config import ApiKeyConfig, AppConfig, AuthConfig, SessionConfig
 from serve_app.session.admission import RESERVED_S, Admission, Place
+from serve_app.session.encode_load import LOOK_BACK_S, EncodeLoad
 from serve_app.session.opened import HeldSession, HostStatus
 from serve_app.session.usage import KeyLimits, UsageLedger
 from tests.unit.session.clocks import NOON, Now, SetClock
@@ -298,3 +299,30 @@ class Books(RuleBasedStateMachine):
 
 
 TestBooks = Books.TestCase
+
+
+# Encoding
+
+
+def busy(house: House, tag: str, share: float, session_share: float) -> None:
+    status = HostStatus(tuple(house.admission.held_by(tag).values()), 2, EncodeLoad(share, session_share))
+    house.admission.reported(tag, house.admission.held_by(tag), status)
+
+
+def test_a_host_without_time_for_another_picture_takes_no_session(house: House) -> None:
+    busy(house, HOSTS[0], 0.85, 0.06)
+    assert [house.open()[0] for _ in range(2)] == [HOSTS[1]] * 2
+    place = house.admit()
+    assert (place.refusal, place.detail) == ("full", "no room: 2 sessions keep the encoders busy")
+    busy(house, HOSTS[0], 0.8, 0.06)
+    assert house.admit().tag == HOSTS[0]
+
+
+def test_sessions_that_begin_count_before_they_encode() -> None:
+    house = House()
+    for tag in HOSTS:
+        busy(house, tag, 0.5, 0.3)
+    assert {house.open()[0], house.admit().tag} == set(HOSTS)
+    assert house.admit().refusal == "full"
+    house.wait(LOOK_BACK_S + 1)
+    assert house.admit().tag is not None
