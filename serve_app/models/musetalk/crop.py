@@ -25,6 +25,7 @@ TAPS = 8
 """Pixels that one of a Lanczos filter with four lobes comes from."""
 
 Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
 
 
 def face_box(points: npt.NDArray[np.floating]) -> Floats:
@@ -46,7 +47,7 @@ def lowered(box: Floats, height: int) -> Floats:
     return low
 
 
-def mask_square(box: npt.NDArray[np.int64]) -> tuple[int, int, int]:
+def mask_square(box: Whole) -> tuple[int, int, int]:
     """Return the square around a whole-numbered box that masks are made in.
 
     Returns:
