@@ -135,18 +135,22 @@ class LivePortraitSubject:
 
     def __init__(self, weights: str, device: str, mode: str | None) -> None:
         from serve_app.models.liveportrait.model import LivePortrait
-        from serve_app.models.liveportrait.networks import load
 
         self._device = torch.device(device)
         self._weights = weights
         self.model = LivePortrait(fps=FPS, device=device, weights=weights, mode=mode)
         _prepare(self.model)
-        self._load = load
-        self._plain = load(weights, self._device)
-        for module in (self._plain.warping, self._plain.generator):
-            for layer in module.modules():
-                if isinstance(layer, torch.nn.Conv2d):
-                    layer.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self._plain = self._published(torch.float16 if device == "cuda" else torch.float32)
+
+    def _published(self, dtype: torch.dtype) -> Any:
+        """Return the networks as the published code holds them: not folded, in torch's memory order."""
+        from serve_app.models.liveportrait.networks import invented, published
+        from serve_app.models.liveportrait.sizes import SMALL
+
+        networks = invented(SMALL) if self._weights == "random" else published(Path(self._weights))
+        for network in (networks.warping, networks.generator):
+            network.eval().requires_grad_(requires_grad=False).to(self._device, dtype)
+        return networks
 
     def _inputs(self, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
         sizes = self._plain.sizes
@@ -187,9 +191,7 @@ class LivePortraitSubject:
     def likeness(self) -> tuple[Tensor, Tensor]:
         """Compare pictures."""
         mine: Any = self.model
-        exact = self._load(self._weights, self._device)
-        for network in (exact.warping, exact.generator):
-            network.float()
+        exact = self._published(torch.float32)
         inputs = self._inputs(2, seed=1)
         return mine._step(*inputs), exact.picture(*inputs)
 
@@ -233,17 +235,10 @@ def _full_musetalk(folder: Path) -> None:
 
 
 def _full_liveportrait(folder: Path) -> None:
-    from serve_app.models.liveportrait.networks import FILES, INVENTED, NESTED, SCALE, build
+    from serve_app.models.liveportrait.networks import FILES, NESTED, invented
     from serve_app.models.liveportrait.sizes import OFFICIAL
 
-    networks = build(OFFICIAL)
-    for seed, name in enumerate(FILES):
-        invent(getattr(networks, name), seed)
-    with torch.no_grad():
-        for layer, factor in INVENTED.items():
-            name, _, path = layer.partition(".")
-            getattr(networks, name).get_parameter(path).mul_(factor)
-        networks.motion.get_parameter("detector.fc_scale.bias").fill_(SCALE)
+    networks = invented(OFFICIAL)
     for name, stem in FILES.items():
         tensors: dict[str, Any] = getattr(networks, name).state_dict()
         if name == "stitcher":
