@@ -9,6 +9,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests that share a machine with others; the rest measure, or play in real time, and have it for themselves.
+QUICK := tests/unit tests/golden
 
 # pip, Ray and Chromium keep files in HOME; some containers give none.
 ifeq ($(strip $(HOME)),)
@@ -29,10 +31,11 @@ test: $(VENV)/.testing ## set up everything and run lint, types and every test
 	scripts/system-packages
 	$(BIN)/avatar tools || echo "warning: the tests that find faces in photos are skipped" >&2
 	$(MAKE) --no-print-directory lint types imports
-	$(BIN)/python -m pytest -p tests.leaving
+	$(BIN)/python -m pytest -p tests.leaving -n 2 $(QUICK)
+	$(BIN)/python -m pytest -p tests.leaving $(addprefix --ignore=,$(QUICK))
 
 check: $(VENV)/.testing lint types imports ## what to run before a commit: lint, types, unit tests
-	$(BIN)/pytest tests/unit
+	$(BIN)/python -m pytest -p tests.leaving -n 2 tests/unit
 
 lint: $(VENV)/.testing
 	$(BIN)/ruff check .

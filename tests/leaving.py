@@ -23,6 +23,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave with that status, and name the threads that Python would have waited for."""
+    if hasattr(config, "workerinput"):
+        # One of pytest-xdist's workers, which its controller ends.
+        return
     left = [thread.name for thread in _living() if not thread.daemon]
     if left:
         sys.stderr.write(f"left running: {', '.join(sorted(left))}\n")
