@@ -9,8 +9,9 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests that share a machine with others; the rest measure, or play in real time, and have it for themselves.
+# Tests that share the machine, and those that measure or play in real time and have it for themselves.
 QUICK := tests/unit tests/golden
+REAL_TIME := tests/protocol tests/network tests/integration tests/browser tests/chaos
 
 # pip, Ray and Chromium keep files in HOME; some containers give none.
 ifeq ($(strip $(HOME)),)
@@ -32,7 +33,7 @@ test: $(VENV)/.testing ## set up everything and run lint, types and every test
 	$(BIN)/avatar tools || echo "warning: the tests that find faces in photos are skipped" >&2
 	$(MAKE) --no-print-directory lint types imports
 	$(BIN)/python -m pytest -p tests.leaving -n 2 $(QUICK)
-	$(BIN)/python -m pytest -p tests.leaving $(addprefix --ignore=,$(QUICK))
+	$(BIN)/python -m pytest -p tests.leaving $(REAL_TIME)
 
 check: $(VENV)/.testing lint types imports ## what to run before a commit: lint, types, unit tests
 	$(BIN)/python -m pytest -p tests.leaving -n 2 tests/unit
