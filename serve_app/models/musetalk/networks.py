@@ -141,13 +141,12 @@ class Networks:
         One pass at timestep 0: the UNet's output is the new latent, without a scheduler.
 
         Args:
-            latents: [B, 8, SIDE / 8, SIDE / 8] as from `encode`.
+            latents: [B, 8, SIDE / 8, SIDE / 8] as from `encode`, in `memory_format`.
             prompts: [B, T, C] as from `hearing`, their positions added.
 
         Returns:
             [B, 3, SIDE, SIDE] RGB from 0 to 1, in the networks' dtype.
         """
-        latents = latents.contiguous(memory_format=self.memory_format)
         timestep = torch.zeros(1, dtype=torch.int64, device=latents.device)
         painted = self.unet(latents, timestep, encoder_hidden_states=prompts, return_dict=False)[0]
         return self.decode(painted)

@@ -149,3 +149,12 @@ def test_masked_latents_do_not_see_the_lower_half() -> None:
     one, other = networks.encode(faces), networks.encode(changed)
     torch.testing.assert_close(one[:, :4], other[:, :4])
     assert (one[:, 4:] - other[:, 4:]).abs().max() > 1e-3
+
+
+def test_painting_is_one_graph() -> None:
+    networks = load("random", torch.device("cpu"), torch.float32)
+    torch.manual_seed(0)
+    latents, prompts = torch.randn(2, 8, 32, 32), torch.randn(2, 30, SMALL.whisper["d_model"])
+    captured = torch.compile(networks.paint, backend="eager", fullgraph=True, dynamic=False)
+    with torch.inference_mode():
+        torch.testing.assert_close(captured(latents, prompts), networks.paint(latents, prompts))
