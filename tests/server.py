@@ -19,7 +19,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,13 @@ PROXY = "ProxyActor"
 
 
 def animator(num_replicas: int = 1) -> dict[str, Any]:
-    """Return the configuration of a small Animator."""
-    return {"device": "cpu", "num_replicas": num_replicas, "ray_actor_options": {"num_cpus": 0.2}}
+    """Return the configuration of a small Animator, which leaves out nothing on a busy machine."""
+    return {
+        "device": "cpu",
+        "num_replicas": num_replicas,
+        "ray_actor_options": {"num_cpus": 0.2},
+        "degrade": "never",
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,7 @@ def running(
     config: Path = DEV,
     environ: Mapping[str, str] | None = None,
     ready_s: float = READY_S,
+    cluster: Callable[[Path, dict[str, str]], str] = lambda folder, environ: "local",
 ) -> Iterator[Server]:
     """Run a server until the block is left.
 
@@ -178,22 +184,29 @@ def running(
         config: a Serve config file; its HTTP port is replaced by a free one.
         environ: variables besides this process's own.
         ready_s: longest wait for /readyz.
+        cluster: starts a Ray cluster, given the folder and the variables of its processes, and returns its
+            address; without one the server starts a node of its own.
     """
     # Ray's sockets lie below this folder, and their paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="avatar-", dir="/tmp"))
     server = Server(free_port(), folder / "serve.log", folder)
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(_configured(config, server.port, args or {})))
+    variables = _environment(folder, environ or {})
+    process: subprocess.Popen[bytes] | None = None
     with server.log.open("wb") as log:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("serve")), "run", "--address", "local", str(path)],
-            cwd=ROOT,
-            env=_environment(folder, environ or {}),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
         try:
+            process = subprocess.Popen(
+                [
+                    *(str(Path(sys.executable).with_name("serve")), "run"),
+                    *("--address", cluster(folder, variables), str(path)),
+                ],
+                cwd=ROOT,
+                env=variables,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             _await_ready(server, process, ready_s)
             yield server
         finally:
@@ -281,10 +294,11 @@ def _processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def _end(process: subprocess.Popen[bytes], folder: Path) -> None:
+def _end(process: subprocess.Popen[bytes] | None, folder: Path) -> None:
     """Kill everything at once: an orderly shutdown of Serve takes ten seconds, and nothing here needs one."""
-    process.kill()
-    process.wait()
+    if process is not None:
+        process.kill()
+        process.wait()
     while left := _processes_of(folder):
         for one in left:
             with contextlib.suppress(psutil.Error):
