@@ -448,6 +448,17 @@ class GatewayConfig(Section):
         pattern=r"^https?://[^/]+$",
         description="where clients reach this server; None: where their own request went",
     )
+    max_sockets_per_address: int | None = Field(
+        default=None,
+        ge=1,
+        description="open sockets of one client address at each gateway (of an IPv6 /64); None: no limit",
+    )
+    address_header: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="where this server's own proxy names the client: x-forwarded-for, its last entry; None: "
+        "the peer is the client",
+    )
     max_chunk_bytes: int = Field(default=1_048_576, ge=1024, description="decoded agent.audio.chunk")
     max_utterance_bytes: int = Field(default=11 * 1_048_576, ge=1024, description="decoded agent.speak")
 

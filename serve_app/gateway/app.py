@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -21,6 +22,7 @@ from serve_app.config import AppConfig
 from serve_app.errors import AvatarError
 from serve_app.gateway.a2v.door import A2vDoor
 from serve_app.gateway.accounts import RayAccounts
+from serve_app.gateway.address_limit import AddressLimit
 from serve_app.gateway.ag2.door import Ag2Door
 from serve_app.gateway.auth import Keyring
 from serve_app.gateway.avatar.avatars_rest import AvatarsDoor
@@ -84,7 +86,8 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the routes; Serve asks for them once, after the constructor."""
-        return Starlette(routes=self._routes())
+        limit = Middleware(AddressLimit, config=self._config.gateway)
+        return Starlette(routes=self._routes(), middleware=[limit])
 
     def check_health(self) -> None:
         """Raise when a task of this replica's own has stopped, so that Serve replaces it."""
