@@ -24,6 +24,7 @@ from tests.server import METRICS_S, Server, animator, running
 pytestmark = pytest.mark.integration
 
 GRACE_S = 3.0
+LINK = "lnk_fullhouse"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def small_server() -> Iterator[Server]:
     args = {
         "model": "tracer",
         "animators": {"tracer": animator()},
+        "rooms": {"livekit_url": "ws://127.0.0.1:9", "livekit_api_key": "key", "links": [{"id": LINK}]},
         "session": {
             "max_sessions_per_host": 2,
             "resume_grace_s": GRACE_S,
@@ -39,7 +41,7 @@ def small_server() -> Iterator[Server]:
             "retry_after_s": 2.0,
         },
     }
-    with running(args) as server:
+    with running(args, environ={"LIVEKIT_API_SECRET": "a secret of a test, longer than 32"}) as server:
         yield server
 
 
@@ -110,6 +112,7 @@ async def test_every_door_refuses_in_its_own_words(small_server: Server) -> None
                 headers={**bearer(secret), "content-type": "application/sdp"},
             )
             assert (called.status_code, called.json()["error"]["code"]) == (503, "session_limit_reached")
+        linked = await http.post("/v1/links/start-session", json={"link_id": LINK})
         offered = await http.post("/api/offer", json={"sdp": sdp, "type": "offer"})
         async with navtalk(small_server, None, name="navtalk.Leo") as client:
             assert (await client.closed())[0] == 1013
@@ -118,8 +121,10 @@ async def test_every_door_refuses_in_its_own_words(small_server: Server) -> None
             told = json.loads(await asyncio.wait_for(socket.recv(), 5))
             await asyncio.wait_for(socket.wait_closed(), 5)
     assert (created.status_code, created.json()["error"]["code"]) == (503, "NO_CAPACITY")
-    assert called.headers["retry-after"] == created.headers["retry-after"] == "2"
+    assert (linked.status_code, linked.json()["error"]["code"]) == (503, "NO_CAPACITY")
     assert offered.status_code == 503
+    for refused in (called, created, linked, offered):
+        assert refused.headers["retry-after"] == "2"
     assert client.types() == ["conversation.connected.gpu_full"]
     assert (told["error"]["code"], socket.close_code) == ("session_limit_reached", 1013)
 
