@@ -28,15 +28,18 @@ class PoolSize:
         self._enough_since_s: float | None = None
         self._highest = 0
 
-    def wanted(self, sessions: int, limits: SessionConfig) -> int:
+    def wanted(self, sessions: int, limits: SessionConfig, *, is_short: bool = False) -> int:
         """Return how many hosts there should be now.
 
         Args:
             sessions: that run or are about to begin.
             limits: the bounds, and for how long fewer must do.
+            is_short: whether a session found no room though places are free: its hosts' encoders are busy.
         """
         now_s = self._clock.now_s()
         need = hosts_for(sessions, limits)
+        if is_short and limits.is_elastic:
+            need = min(max(need, self._size + 1), limits.most_hosts)
         if need >= self._size:
             self._size, self._enough_since_s = need, None
         elif self._enough_since_s is None:

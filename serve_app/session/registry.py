@@ -136,6 +136,7 @@ class SessionRegistry:
         self._metrics = RegistryMetrics()
         clock = MonotonicClock()
         self._pool = PoolSize(clock)
+        self._is_short = False
         self._rolled_s = clock.now_s()
         self._ledger = UsageLedger(time.time, time.monotonic)
         self._admission = Admission(clock, self._ledger)
@@ -191,6 +192,9 @@ class SessionRegistry:
             self._metrics.refused("full")
             return Place(None, refused.retry_after_s, refused.detail, "full")
         place = self._admission.admit(self._config, self._takers(), key)
+        if place.refusal == "full" and self._beat_task is not None:
+            self._is_short = True
+            self._fill_pool()
         if place.refusal == "full" and self._is_growing():
             place = replace(place, retry_after_s=min(place.retry_after_s, STARTING_S))
         if place.refusal is not None:
@@ -284,7 +288,9 @@ class SessionRegistry:
     def _fill_pool(self) -> None:
         """Start the hosts that are missing; let those go that are too many."""
         staying = [tag for tag, host in self._hosts.items() if self._stays(host)]
-        wanted = self._pool.wanted(self._admission.held(), self._config.session)
+        # Those that start already are not yet counted on; one at a time is enough.
+        is_short, self._is_short = self._is_short and not self._is_growing(), False
+        wanted = self._pool.wanted(self._admission.held(), self._config.session, is_short=is_short)
         for tag in self._admission.emptiest(staying)[: max(0, len(staying) - wanted)]:
             self._hosts[tag].is_surplus = True
             logger.info("host %s is one too many and drains", tag)

@@ -57,3 +57,14 @@ def test_new_bounds_hold_at_once() -> None:
     assert pool.wanted(100, LIMITS) == 4
     assert pool.wanted(100, SessionConfig(hosts=2)) == 2
     assert pool.wanted(0, SessionConfig(hosts=5)) == 5
+
+
+def test_a_host_is_added_when_the_encoders_of_the_others_are_busy() -> None:
+    pool = PoolSize(SetClock())
+    assert pool.wanted(2, LIMITS) == 1
+    assert pool.wanted(2, LIMITS, is_short=True) == 2
+    assert pool.wanted(2, LIMITS) == 2
+    for _ in range(5):
+        pool.wanted(2, LIMITS, is_short=True)
+    assert pool.wanted(2, LIMITS) == 4
+    assert PoolSize(SetClock()).wanted(2, SessionConfig(hosts=1), is_short=True) == 1
