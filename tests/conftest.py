@@ -1,4 +1,7 @@
-"""Rules for every test: one category a module, and no task left behind by a unit test."""
+"""Rules for every test: one category a module, and no task left behind by a unit test.
+
+What tests recorded of themselves is printed below the results.
+"""
 
 from __future__ import annotations
 
@@ -44,3 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if faults:
         hint = "start each test module with a line like: pytestmark = pytest.mark.unit"
         raise pytest.UsageError("\n".join([*faults, hint]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests recorded of themselves."""
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: {name} {value}"
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, value in report.user_properties
+    ]
+    if lines:
+        terminalreporter.section("measured")
+        terminalreporter.write("\n".join(sorted(lines)) + "\n")

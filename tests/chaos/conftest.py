@@ -1,4 +1,4 @@
-"""A server with two of everything, and how long recoveries took, printed below the results."""
+"""A server with two of everything."""
 
 from __future__ import annotations
 
@@ -120,17 +120,3 @@ def _small_disk(folder: Path) -> Iterator[tuple[Path, bool]]:
     finally:
         if is_mounted:
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests recorded of themselves."""
-    lines = [
-        f"{report.nodeid.rpartition('::')[2]}: {name} {value}"
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if isinstance(report, pytest.TestReport) and report.when == "call"
-        for name, value in report.user_properties
-    ]
-    if lines:
-        terminalreporter.section("measured")
-        terminalreporter.write("\n".join(sorted(lines)) + "\n")
