@@ -7,7 +7,6 @@ state is never touched from two threads.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import secrets
@@ -131,7 +130,7 @@ class SessionHost:
         """Open a session.
 
         Raises:
-            AdmissionRefused: this host is full, or the model's replicas are.
+            AdmissionRefused: this host is full.
             ModelNotLoaded: no such model.
             AvatarInvalid: no such avatar.
             AgentFailed: the conversation's agent cannot work.
@@ -143,10 +142,6 @@ class SessionHost:
         avatar_id = request.avatar_id or self._config.avatars.default
         if model not in self._config.animators:
             raise ModelNotLoaded(f"expected a model of {sorted(self._config.animators)}, got {model!r}")
-        if self._config.animators[model].sessions_per_replica is None:
-            # What a card that measured itself can hold, only its replica knows; a lost one is back soon.
-            with contextlib.suppress(ReplicaLost):
-                await self._animator(model).admit()
         session = Session(
             f"sess_{self._tag}{secrets.token_hex(12)}",
             request=replace(request, model=model, avatar_id=avatar_id),
