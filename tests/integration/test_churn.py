@@ -36,11 +36,17 @@ CONNECTS = int(os.environ.get("CHURN_CONNECTS", "200"))
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180 + 2 * CONNECTS)]
 
 WARM_UP = 200
+SOCKETS = 12
+"""More than come at once."""
+
 AT_ONCE = 4
 EVERY = 10
 """Of so many clients one connects for real, with a picture."""
 
-GRACE_S = 1.0
+GRACE_S = 3.0
+"""Gateways renew leases about once a second, on a busy machine later."""
+
+RETRY_S = 0.5
 SETTLED_S = 20.0
 """Longest wait for what clients left behind to go: their grace, and what a busy machine adds."""
 
@@ -244,7 +250,7 @@ class Crowd:
     async def _refused(self) -> None:
         """Wait for room: those who vanished keep theirs for their grace."""
         self.refusals += 1
-        await asyncio.sleep(GRACE_S / 2)
+        await asyncio.sleep(RETRY_S)
 
 
 async def half_open(server: Server) -> float:
@@ -288,14 +294,32 @@ async def settled(server: Server, before: State) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A server whose sessions outlive their sockets for a second."""
+    """A server whose sessions outlive their sockets for three seconds."""
     args = {
         "model": "tracer",
         "animators": {"tracer": animator()},
         "session": {"max_sessions_per_host": 256, "resume_grace_s": GRACE_S},
+        "gateway": {"max_sockets_per_address": SOCKETS, "address_header": "x-forwarded-for"},
     }
     with running(args) as server:
         yield server
+
+
+async def test_an_address_with_too_many_sockets_waits_and_others_do_not(server: Server) -> None:
+    def connect(number: int) -> websockets.connect:
+        headers = {"x-forwarded-for": f"192.0.2.{number}"}
+        return websockets.connect(server.url(), open_timeout=30, proxy=None, additional_headers=headers)
+
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(SOCKETS):
+            socket = await stack.enter_async_context(connect(1))
+            assert json.loads(await asyncio.wait_for(socket.recv(), 30))["type"] == "connection.established"
+        one_more = await stack.enter_async_context(connect(1))
+        await asyncio.wait_for(one_more.wait_closed(), 30)
+        assert one_more.close_code == 1013
+        assert "sockets of one address" in (one_more.close_reason or "")
+        other = await stack.enter_async_context(connect(2))
+        assert json.loads(await asyncio.wait_for(other.recv(), 30))["type"] == "connection.established"
 
 
 async def test_crowds_leave_nothing_behind_and_neighbours_notice_nothing(server: Server) -> None:
@@ -303,7 +327,7 @@ async def test_crowds_leave_nothing_behind_and_neighbours_notice_nothing(server:
     async with neighbour(server.url()) as seen, own_stalls() as stalls:
         waits = asyncio.create_task(half_open(server))
         await crowd.come(WARM_UP)
-        await asyncio.sleep(2 * GRACE_S)
+        await asyncio.sleep(GRACE_S + 2)
         crowd.left.clear()
         before = await asyncio.to_thread(State.of, server)
         quiet_s = time.monotonic()
