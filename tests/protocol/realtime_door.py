@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient
 
 from serve_app.config import ApiKeyConfig, AppConfig, AuthConfig
 from serve_app.gateway.ag2.door import Ag2Door
@@ -19,11 +18,6 @@ from serve_app.gateway.realtime.door import RealtimeDoor
 from serve_app.session.request import SessionRequest
 from tests.fakes import FakeSessionLink, FakeSessionOpener
 from tests.fakes_keys import FakeEphemeralKeys
-
-with warnings.catch_warnings():
-    # Starlette's client prefers a successor of httpx; it works with either.
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from starlette.testclient import TestClient
 
 __all__ = ["TestClient"]
 

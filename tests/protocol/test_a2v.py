@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import logging
-import warnings
 import wave
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -46,11 +45,6 @@ from serve_app.session.events import (
 )
 from serve_app.session.request import SessionRequest
 from tests.fakes import ANSWER, Call, FakeSessionLink, FakeSessionOpener
-
-with warnings.catch_warnings():
-    # Starlette's client prefers a successor of httpx; it works with either.
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from starlette.testclient import TestClient, WebSocketTestSession
 
 pytestmark = pytest.mark.protocol
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from serve_app.config import AuthConfig
@@ -25,10 +24,6 @@ from serve_app.gateway.door_socket import SocketLimits
 from serve_app.gateway.tokens import SessionTokens
 from serve_app.session.events import GenerationFailed, RoomChanged, SessionClosed, SessionEnding
 from tests.fakes import FakeSessionLink, FakeSessionOpener
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from starlette.testclient import TestClient, WebSocketTestSession
 
 pytestmark = pytest.mark.protocol
 

@@ -7,7 +7,6 @@ import base64
 import dataclasses
 import hashlib
 import io
-import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient
 
 from serve_app.avatars.bundle import pack
 from serve_app.avatars.creation import Created, CreationFailed, Creations, Order, Progress
@@ -30,10 +29,6 @@ from serve_app.errors import AvatarError
 from serve_app.gateway.auth import Keyring
 from serve_app.gateway.avatar.avatars_rest import AvatarsDoor
 from tests.avatar_tools import HOPPER, TOOLS, marked_face, needs_tools, video_file
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from starlette.testclient import TestClient
 
 pytestmark = pytest.mark.protocol
 

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from serve_app.config import (
@@ -59,11 +58,6 @@ from serve_app.session.events import (
 )
 from serve_app.session.request import SessionRequest
 from tests.fakes import ANSWER, OFFER, Call, FakeSessionLink, FakeSessionOpener
-
-with warnings.catch_warnings():
-    # Starlette's client prefers a successor of httpx; it works with either.
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from starlette.testclient import TestClient, WebSocketTestSession
 
 pytestmark = pytest.mark.protocol
 

@@ -2,23 +2,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient
 
 from serve_app.avatars.store import AvatarStore
 from serve_app.config import ApiKeyConfig, AppConfig, AuthConfig, GatewayConfig, NavTalkConfig
 from serve_app.gateway.auth import Keyring
 from serve_app.gateway.navtalk.door import NavTalkDoor
 from tests.fakes import FakeSessionOpener
-
-with warnings.catch_warnings():
-    # Starlette's client prefers a successor of httpx; it works with either.
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from starlette.testclient import TestClient
 
 pytestmark = pytest.mark.protocol
 

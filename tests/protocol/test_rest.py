@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient
 
 from serve_app.config import (
     ApiKeyConfig,
@@ -38,10 +37,6 @@ from serve_app.gateway.avatar.rest import SessionsDoor
 from serve_app.gateway.tokens import SessionTokens
 from serve_app.session.usage import UsageReport
 from tests.fakes import Call, FakeSessionLink, FakeSessionOpener
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from starlette.testclient import TestClient
 
 pytestmark = pytest.mark.protocol
 

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient
 
 from serve_app.config import ApiKeyConfig, AppConfig, AuthConfig, GatewayConfig
 from serve_app.conversation.spec import ConversationSpec
@@ -18,11 +17,6 @@ from serve_app.gateway.auth import Keyring
 from serve_app.gateway.smallwebrtc import SmallWebRtcDoor
 from serve_app.session.request import SessionRequest
 from tests.fakes import ANSWER, Call, FakeSessionLink, FakeSessionOpener
-
-with warnings.catch_warnings():
-    # Starlette's client prefers a successor of httpx; it works with either.
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from starlette.testclient import TestClient
 
 pytestmark = pytest.mark.protocol
 

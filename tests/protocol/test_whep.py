@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass, replace
 
 import pytest
+from httpx2 import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import TestClient
 
 from serve_app.config import ApiKeyConfig, AppConfig, AuthConfig, GatewayConfig, IceConfig, IceServer
 from serve_app.errors import AdmissionRefused, HostLost, InvalidCandidate, InvalidDescription, SessionNotFound
@@ -20,12 +20,6 @@ from serve_app.gateway.tokens import SessionTokens
 from serve_app.gateway.whep.door import WhepDoor
 from serve_app.session.facts import SessionFacts, Viewing
 from tests.fakes import Call, FakeSessionLink, FakeSessionOpener
-
-with warnings.catch_warnings():
-    # Starlette's client prefers a successor of httpx; it works with either.
-    warnings.simplefilter("ignore", StarletteDeprecationWarning)
-    from httpx import Response
-    from starlette.testclient import TestClient
 
 pytestmark = pytest.mark.protocol
 
