@@ -20,7 +20,7 @@ endif
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test check lint types imports bench hearing doctor audit clean
+.PHONY: help run test check lint types imports bench soak hearing doctor audit clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -50,6 +50,9 @@ imports: $(VENV)/.testing
 
 bench: $(VENV)/.testing ## measure the figures of the README's table on this machine
 	$(BIN)/python -m tests.benchmarks
+
+soak: $(VENV)/.testing ## hold mixed sessions for three minutes; nothing may grow or drift apart
+	$(BIN)/python -m tests.benchmarks.soak --minutes 3
 
 hearing: $(VENV)/.serving ## train the portrait's hearing and examine it: build/hearing/report.md
 	$(BIN)/python -m serve_app.training make

@@ -229,7 +229,9 @@ class SessionConfig(Section):
     host_labels: dict[str, str] = Field(
         default={}, description="labels of the nodes that hosts prefer; they go elsewhere where none has room"
     )
-    resume_grace_s: float = Field(default=30.0, ge=0, description="how long a session outlives its socket")
+    resume_grace_s: float = Field(
+        default=30.0, ge=2, description="how long a session outlives its socket; gateways renew every second"
+    )
     negotiation_timeout_s: float = Field(
         default=60.0, gt=0, description="a session without a connected peer ends after this"
     )
