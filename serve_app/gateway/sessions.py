@@ -405,4 +405,6 @@ def _refusal(place: Place) -> AvatarError:
 def _within(request: SessionRequest, place: Place) -> SessionRequest:
     """Return the request with the shorter of its own duration and the one its key allows."""
     durations_s = [s for s in (request.max_duration_s, place.max_duration_s) if s is not None]
-    return replace(request, max_duration_s=min(durations_s, default=None))
+    shortest_s = min(durations_s, default=None)
+    ends_minutes = place.ends_minutes and shortest_s == place.max_duration_s
+    return replace(request, max_duration_s=shortest_s, ends_minutes=ends_minutes)

@@ -36,6 +36,7 @@ class Place:
             key's minutes are used up.
         reservation: names the place in `admitted`.
         max_duration_s: the longest that the key lets the session run; None: no limit of the key's.
+        ends_minutes: whether the key's minutes are used up then.
     """
 
     tag: str | None
@@ -44,6 +45,7 @@ class Place:
     refusal: Refusal | None = None
     reservation: str = ""
     max_duration_s: float | None = None
+    ends_minutes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Admission:
         """
         self._expire()
         retry_after_s = config.session.retry_after_s
-        max_duration_s: float | None = None
+        max_duration_s = remaining_s = None
         if key is not None:
             remaining_s = self._ledger.remaining_s(key)
             if remaining_s is not None and remaining_s < LEAST_S:
@@ -102,7 +104,8 @@ class Admission:
         reservation = secrets.token_hex(8)
         key_id = None if key is None else key.key_id
         self._reservations[reservation] = _Reservation(tag, key_id, self._clock.now_s() + RESERVED_S)
-        return Place(tag, reservation=reservation, max_duration_s=max_duration_s)
+        ends_minutes = remaining_s is not None and max_duration_s == remaining_s
+        return Place(tag, reservation=reservation, max_duration_s=max_duration_s, ends_minutes=ends_minutes)
 
     def admitted(self, reservation: str, session: str | None, started_at: float) -> bool:
         """Turn a reservation into a session that began at a POSIX time, or give it back with None.

@@ -10,7 +10,9 @@ PEER_GRACE_S = 5.0
 
 
 def end_of(session: Session, limits: SessionConfig, now_s: float) -> str | None:
-    """Return why a session ends now: "expired", "idle" or "room"; or None. Warns of an end that comes soon.
+    """Return why a session ends now: "expired", "quota", "idle" or "room"; or None.
+
+    Warns of an end that comes soon.
 
     Args:
         session: which session.
@@ -21,7 +23,8 @@ def end_of(session: Session, limits: SessionConfig, now_s: float) -> str | None:
         return "room" if session.room is not None and not session.is_in_room else "idle"
     left_s = session.max_duration_s - (now_s - session.created_s)
     if left_s < 0:
-        return "expired"
+        of_its_key = session.request.ends_minutes and session.max_duration_s == session.request.max_duration_s
+        return "quota" if of_its_key else "expired"
     _warn(session, "expired", left_s, session.max_duration_s, limits)
     if limits.idle_timeout_s is not None:
         left_s = limits.idle_timeout_s - (now_s - session.active_s)

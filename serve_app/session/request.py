@@ -24,6 +24,7 @@ class SessionRequest:
         kept_by: what keeps the session alive, any of it: "lease", a socket that renews it, and a grace time
             after it; "peer", a connected peer; "room", its place in a room. With none it ends as "idle".
         max_duration_s: the session's end; None for the configured one, which it never exceeds.
+        ends_minutes: whether the minutes of its key are used up then.
         metadata: the client's own, given back as it came.
     """
 
@@ -35,6 +36,7 @@ class SessionRequest:
     awaits: Literal["peer", "socket", "nothing"] = "peer"
     kept_by: tuple[Literal["lease", "peer", "room"], ...] = ("lease",)
     max_duration_s: float | None = None
+    ends_minutes: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property

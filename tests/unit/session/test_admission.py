@@ -227,7 +227,9 @@ def test_a_session_runs_no_longer_than_its_key_lets_it(
     _, session_id = house.open(limits)
     house.wait(used_s)
     house.admission.released(session_id)
-    assert house.admit(limits).max_duration_s == expected_s
+    place = house.admit(limits)
+    assert place.max_duration_s == expected_s
+    assert place.ends_minutes == (limits.minutes is not None and expected_s == 30)
 
 
 def test_sessions_that_used_up_their_keys_minutes_together_are_found() -> None:

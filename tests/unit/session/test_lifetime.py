@@ -185,6 +185,13 @@ async def test_the_shorter_of_the_servers_and_its_own_age_counts(
     assert life.after(1.0) == "expired"
 
 
+@pytest.mark.parametrize(("minutes_s", "reason"), [(100.0, "quota"), (5000.0, "expired")])
+async def test_the_end_of_its_keys_minutes_is_told_as_such(new: Lives, minutes_s: float, reason: str) -> None:
+    life = new(awaits="nothing", kept_by=("room",), room=ROOM, max_duration_s=minutes_s, ends_minutes=True)
+    life.session.is_in_room = True
+    assert life.after(min(minutes_s, LIMITS.max_duration_s) + 0.5) == reason
+
+
 async def test_a_session_shorter_than_the_warning_is_not_warned(new: Lives) -> None:
     life = new(awaits="nothing", kept_by=("room",), room=ROOM, max_duration_s=8.0)
     life.session.is_in_room = True
