@@ -33,10 +33,14 @@ HOME = "/home/avatar"
 CONFINE = r"""
 set -eu
 mount --make-rprivate /
+exec 9<"$ROOT"
 mount -t tmpfs tmpfs /home
 mkdir -p $WRITABLE
 for folder in $WRITABLE; do mount -t tmpfs -o mode=0700,uid=$AS,gid=$AS tmpfs "$folder"; done
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+# A checkout below one of these folders is still to be seen.
+if [ ! -e "$SERVE" ]; then mkdir -p "$ROOT"; mount --no-canonicalize --bind /proc/self/fd/9 "$ROOT"; fi
+cd "$ROOT"
 printf "%s" "$CONFIG" > /tmp/serve.yaml
 for place in $(findmnt --noheadings --list --output TARGET | sort -u); do
     case " $WRITABLE /tmp /dev /dev/shm /proc " in
