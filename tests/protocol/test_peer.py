@@ -219,8 +219,12 @@ async def test_lost_packets_are_sent_again(connect: Connect, source: Source) -> 
             await receive(data, arrival_time_ms)
 
     transport._handle_rtp_data = lossy
+    asked = source.keyframes
     frames = await client.frames("video", 40)
-    assert {later.pts - earlier.pts for earlier, later in pairwise(frames)} == {3000}
+    gaps = [later.pts - earlier.pts for earlier, later in pairwise(frames) if later.pts - earlier.pts != 3000]
+    # A client that is late may ask for a new start: what was lost before it stays lost.
+    assert len(gaps) <= source.keyframes - asked
+    assert sum(gaps) < 40 * 3000 / 4
 
 
 async def test_a_client_without_h264_gets_vp8(connect: Connect, source: Source) -> None:
