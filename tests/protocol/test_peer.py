@@ -221,10 +221,12 @@ async def test_lost_packets_are_sent_again(connect: Connect, source: Source) -> 
     transport._handle_rtp_data = lossy
     asked = source.keyframes
     frames = await client.frames("video", 40)
-    gaps = [later.pts - earlier.pts for earlier, later in pairwise(frames) if later.pts - earlier.pts != 3000]
-    # A client that is late may ask for a new start: what was lost before it stays lost.
-    assert len(gaps) <= source.keyframes - asked
-    assert sum(gaps) < 40 * 3000 / 4
+    missing = sum((later.pts - earlier.pts) // 3000 - 1 for earlier, later in pairwise(frames))
+    # A busy machine may leave a picture out, and a client that is late asks for a new start: what was lost
+    # before it stays lost.
+    left_out = max(source.units) - min(source.units) + 1 - len(source.units)
+    assert missing <= left_out or source.keyframes > asked
+    assert missing < 10
 
 
 async def test_a_client_without_h264_gets_vp8(connect: Connect, source: Source) -> None:
