@@ -15,7 +15,8 @@ from serve_app.errors import AvatarInvalid, ModelNotLoaded
 from serve_app.models import hearing, idle
 from serve_app.models.base import ModelSpec
 from serve_app.models.drawing.painter import Painter
-from serve_app.nouns import BaseLoop, Clip, ClipFailure, Window, speech_index
+from serve_app.models.refusal import refusal
+from serve_app.nouns import BaseLoop, Clip, ClipFailure, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ class Portrait:
     @torch.inference_mode()
     def animate(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
         """Turn a batch of windows into clips: one hearing for all, one drawing for each avatar."""
-        results: list[Clip | ClipFailure | None] = [self._refusal(window) for window in windows]
+        results: list[Clip | ClipFailure | None] = [
+            refusal(window, self._spec.fps, self._avatars) for window in windows
+        ]
         sound = [number for number, refused in enumerate(results) if refused is None]
         if not sound:
             return [result for result in results if result is not None]
@@ -99,21 +102,6 @@ class Portrait:
             for number, clip in zip(mine, clips, strict=True):
                 results[number] = clip
         return [result for result in results if result is not None]
-
-    def _refusal(self, window: Window) -> ClipFailure | None:
-        where = f"window at frame {window.first_frame}"
-        if window.avatar_id not in self._avatars:
-            return ClipFailure("avatar_invalid", f"{where}: avatar {window.avatar_id!r} was not prepared")
-        if window.num_frames < 1:
-            return ClipFailure("model_error", f"{where}: expected 1 frame or more, found {window.num_frames}")
-        fps = self._spec.fps
-        own = speech_index(window.first_frame + window.num_frames, fps) - speech_index(
-            window.first_frame, fps
-        )
-        if len(window.speech) < window.left_context + own:
-            expected = f"{window.left_context + own} samples or more at 16000 Hz"
-            return ClipFailure("model_error", f"{where}: expected {expected}, found {len(window.speech)}")
-        return None
 
     def _draw(self, avatar_id: str, windows: Sequence[Window], heard: Sequence[Tensor]) -> list[Clip]:
         avatar = self._avatars[avatar_id]

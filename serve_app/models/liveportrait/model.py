@@ -22,7 +22,8 @@ from serve_app.models.liveportrait.networks import NAME, Networks, load
 from serve_app.models.neural.batching import COMPILE, EAGER, BucketedStep
 from serve_app.models.neural.guard import broken_windows, finite_frames
 from serve_app.models.neural.residency import Residency
-from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window, speech_index
+from serve_app.models.refusal import refusal
+from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window
 
 logger = logging.getLogger("serve_app.models")
 
@@ -157,7 +158,9 @@ class LivePortrait:
         Raises:
             ModelOutOfMemory: the device cannot hold one picture now; a later call may succeed.
         """
-        results: list[Clip | ClipFailure | None] = [self._refusal(window) for window in windows]
+        results: list[Clip | ClipFailure | None] = [
+            refusal(window, self._spec.fps, self._avatars) for window in windows
+        ]
         # Frames of one avatar lie together: they are pasted in one go.
         order = {avatar_id: n for n, avatar_id in enumerate(dict.fromkeys(w.avatar_id for w in windows))}
         sound = sorted(
@@ -261,20 +264,6 @@ class LivePortrait:
             h=place.h,
             patches=patches,
         )
-
-    def _refusal(self, window: Window) -> ClipFailure | None:
-        where = f"window at frame {window.first_frame}"
-        if window.avatar_id not in self._avatars:
-            return ClipFailure("avatar_invalid", f"{where}: avatar {window.avatar_id!r} was not prepared")
-        if window.num_frames < 1:
-            return ClipFailure("model_error", f"{where}: expected 1 frame or more, found {window.num_frames}")
-        fps = self._spec.fps
-        end = speech_index(window.first_frame + window.num_frames, fps)
-        needed = window.left_context + end - speech_index(window.first_frame, fps)
-        if len(window.speech) < needed:
-            expected = f"{needed} samples or more at 16000 Hz"
-            return ClipFailure("model_error", f"{where}: expected {expected}, found {len(window.speech)}")
-        return None
 
 
 def _in_turn(windows: Sequence[Window], patches: Sequence[UInt8]) -> Iterator[UInt8]:
