@@ -25,6 +25,7 @@ from serve_app.models.musetalk.timing import FRAME_SAMPLES, NativeFrames, native
 from serve_app.models.neural.batching import COMPILE, EAGER, BucketedStep
 from serve_app.models.neural.guard import broken_windows, finite_frames
 from serve_app.models.neural.residency import Residency
+from serve_app.models.refusal import refusal
 from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window, speech_index
 
 NAME = "musetalk"
@@ -152,22 +153,16 @@ class MuseTalk:
         return [result for result in results if result is not None]
 
     def _refusal(self, window: Window) -> ClipFailure | None:
-        where = f"window at frame {window.first_frame}"
-        if window.avatar_id not in self._avatars:
-            return ClipFailure("avatar_invalid", f"{where}: avatar {window.avatar_id!r} was not prepared")
-        if window.num_frames < 1:
-            return ClipFailure("model_error", f"{where}: expected 1 frame or more, found {window.num_frames}")
         fps = self._spec.fps
-        start = speech_index(window.first_frame, fps)
-        own = speech_index(window.first_frame + window.num_frames, fps) - start
+        if refused := refusal(window, fps, self._avatars):
+            return refused
         native = native_frames(window.first_frame, window.num_frames, fps)
+        start = speech_index(window.first_frame, fps)
         before = start - max(0, native.first * FRAME_SAMPLES - CONTEXT)
         if window.left_context < before:
+            where = f"window at frame {window.first_frame}"
             expected = f"{before} samples or more before it at 16000 Hz"
             return ClipFailure("model_error", f"{where}: expected {expected}, found {window.left_context}")
-        if len(window.speech) < window.left_context + own:
-            expected = f"{window.left_context + own} samples or more at 16000 Hz"
-            return ClipFailure("model_error", f"{where}: expected {expected}, found {len(window.speech)}")
         return None
 
     def _clips(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
