@@ -103,6 +103,25 @@ class Clip:
     h: int
     patches: UInt8
 
+    @classmethod
+    def of(cls, window: Window, place: tuple[int, int, int, int], patches: UInt8) -> Clip:
+        """Return the clip of a window.
+
+        Args:
+            window: which one.
+            place: x, y, w and h of the patches.
+            patches: as the attribute.
+        """
+        return cls(
+            window.session_id,
+            window.generation,
+            window.utterance,
+            window.first_frame,
+            window.base_frame,
+            *place,
+            patches=patches,
+        )
+
 
 AVATAR_PREPARING = "avatar_preparing"
 """Code of a ClipFailure that ends by itself: this replica gets the avatar ready; ask again in a moment."""

@@ -68,30 +68,14 @@ def restored(
     h = max(clip.y + clip.h for clip in clips) - y
     pictures = [_widened(clip, (x, y, w, h), loop) for clip in clips]
     patches = np.repeat(np.stack(pictures), every, axis=0)[: window.num_frames]
-    return _clip(window, (x, y, w, h), patches)
+    return Clip.of(window, (x, y, w, h), patches)
 
 
 def resting(window: Window, loop: BaseLoop) -> Clip:
     """Return a clip that shows the base loop alone: a patch of few pixels, which are the loop's own."""
     frames = (window.base_frame + np.arange(window.num_frames)) % len(loop.frames)
     place = (0, 0, SMALLEST, SMALLEST)
-    return _clip(window, place, np.stack([_cut(loop.frames[frame], loop, place) for frame in frames]))
-
-
-def _clip(window: Window, place: tuple[int, int, int, int], patches: UInt8) -> Clip:
-    x, y, w, h = place
-    return Clip(
-        session_id=window.session_id,
-        generation=window.generation,
-        utterance=window.utterance,
-        first_frame=window.first_frame,
-        base_frame=window.base_frame,
-        x=x,
-        y=y,
-        w=w,
-        h=h,
-        patches=patches,
-    )
+    return Clip.of(window, place, np.stack([_cut(loop.frames[frame], loop, place) for frame in frames]))
 
 
 def _widened(clip: Clip, place: tuple[int, int, int, int], loop: BaseLoop) -> UInt8:

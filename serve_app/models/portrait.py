@@ -108,23 +108,10 @@ class Portrait:
         length = len(avatar.base_loop.frames)
         base = torch.cat([torch.arange(w.base_frame, w.base_frame + w.num_frames) for w in windows]) % length
         patches = avatar.painter.draw(torch.cat(list(heard)), base.to(self._device)).cpu().numpy()
-        place = avatar.painter.patch
+        place = avatar.painter.patch.xywh
         clips = []
         at = 0
         for window in windows:
-            clips.append(
-                Clip(
-                    session_id=window.session_id,
-                    generation=window.generation,
-                    utterance=window.utterance,
-                    first_frame=window.first_frame,
-                    base_frame=window.base_frame,
-                    x=place.x,
-                    y=place.y,
-                    w=place.w,
-                    h=place.h,
-                    patches=patches[at : at + window.num_frames],
-                )
-            )
+            clips.append(Clip.of(window, place, patches[at : at + window.num_frames]))
             at += window.num_frames
         return clips

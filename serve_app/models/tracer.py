@@ -149,18 +149,7 @@ class Tracer:
             luma = patch[: WIDTH * HEIGHT].reshape(HEIGHT, WIDTH)
             luma[: ROWS * CELL] = _cells(frame)
             luma[ROWS * CELL :] = brightness(own)
-        return Clip(
-            session_id=window.session_id,
-            generation=window.generation,
-            utterance=window.utterance,
-            first_frame=window.first_frame,
-            base_frame=window.base_frame,
-            x=X,
-            y=Y,
-            w=WIDTH,
-            h=HEIGHT,
-            patches=patches,
-        )
+        return Clip.of(window, (X, Y, WIDTH, HEIGHT), patches)
 
 
 def _bits(index: int) -> list[int]:

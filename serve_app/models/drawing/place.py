@@ -17,6 +17,11 @@ class Rectangle:
     h: int
 
     @property
+    def xywh(self) -> tuple[int, int, int, int]:
+        """All four."""
+        return self.x, self.y, self.w, self.h
+
+    @property
     def rows(self) -> slice:
         """The rows it covers."""
         return slice(self.y, self.y + self.h)

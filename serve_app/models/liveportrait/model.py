@@ -175,7 +175,7 @@ class LivePortrait:
         shown = _in_turn(mine, patches)
         failures = broken_windows(mine, finite)
         for number, window, failure, pixels in zip(sound, mine, failures, shown, strict=True):
-            results[number] = failure or self._clip(window, pixels)
+            results[number] = failure or Clip.of(window, self._avatars[window.avatar_id].place.xywh, pixels)
         return [result for result in results if result is not None]
 
     def _moved(self, windows: Sequence[Window]) -> list[tuple[str, Tensor]]:
@@ -249,21 +249,6 @@ class LivePortrait:
         volume = (sizes.depth, sizes.grid, sizes.grid)
         shapes = ((sizes.volume, *volume), (sizes.compress, *volume), (21, 3), (21, 3))
         return tuple(torch.zeros(batch, *shape, device=self._device) for shape in shapes)
-
-    def _clip(self, window: Window, patches: UInt8) -> Clip:
-        place = self._avatars[window.avatar_id].place
-        return Clip(
-            session_id=window.session_id,
-            generation=window.generation,
-            utterance=window.utterance,
-            first_frame=window.first_frame,
-            base_frame=window.base_frame,
-            x=place.x,
-            y=place.y,
-            w=place.w,
-            h=place.h,
-            patches=patches,
-        )
 
 
 def _in_turn(windows: Sequence[Window], patches: Sequence[UInt8]) -> Iterator[UInt8]:

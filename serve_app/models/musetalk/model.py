@@ -187,7 +187,7 @@ class MuseTalk:
         is_finite = finite.cpu().numpy()
         failures = broken_windows(windows, (is_finite[mix.before] & is_finite[mix.after]).tolist())
         return [
-            failure or self._clip(window, patches)
+            failure or Clip.of(window, self._avatars[window.avatar_id][1].xywh, patches)
             for window, patches, failure in zip(windows, pixels, failures, strict=True)
         ]
 
@@ -245,21 +245,6 @@ class MuseTalk:
             copies.append(copy.copy_(tensor, non_blocking=True))
         torch.cuda.current_stream(self._device).synchronize()
         return [copy.numpy() for copy in copies]
-
-    def _clip(self, window: Window, patches: UInt8) -> Clip:
-        place = self._avatars[window.avatar_id][1]
-        return Clip(
-            session_id=window.session_id,
-            generation=window.generation,
-            utterance=window.utterance,
-            first_frame=window.first_frame,
-            base_frame=window.base_frame,
-            x=place.x,
-            y=place.y,
-            w=place.w,
-            h=place.h,
-            patches=patches,
-        )
 
     def _example(self, size: int) -> tuple[Tensor, Tensor]:
         """Return inputs of a batch, as `animate` gives them."""
