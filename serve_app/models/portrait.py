@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -11,11 +12,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from serve_app.avatars.bundle import SIZE, AvatarBundle
-from serve_app.errors import AvatarInvalid, ModelNotLoaded
+from serve_app.errors import ModelNotLoaded
 from serve_app.models import hearing, idle
 from serve_app.models.base import ModelSpec
 from serve_app.models.drawing.painter import Painter
-from serve_app.models.refusal import refusal
+from serve_app.models.refusal import animated, prepared_of, refusal
 from serve_app.nouns import BaseLoop, Clip, ClipFailure, Window
 
 
@@ -77,37 +78,30 @@ class Portrait:
         Raises:
             AvatarInvalid: the avatar was not prepared.
         """
-        if avatar_id not in self._avatars:
-            raise AvatarInvalid(f"expected a prepared avatar, found {avatar_id!r}")
-        return self._avatars[avatar_id].base_loop
+        return prepared_of(self._avatars, avatar_id).base_loop
 
     @torch.inference_mode()
     def animate(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
         """Turn a batch of windows into clips: one hearing for all, one drawing for each avatar."""
-        results: list[Clip | ClipFailure | None] = [
-            refusal(window, self._spec.fps, self._avatars) for window in windows
-        ]
-        sound = [number for number, refused in enumerate(results) if refused is None]
-        if not sound:
-            return [result for result in results if result is not None]
-        heard = self._hearing.listen([windows[number] for number in sound])
-        coefficients: dict[int, Tensor] = {}
-        at = 0
-        for number in sound:
-            coefficients[number] = heard[at : at + windows[number].num_frames]
-            at += windows[number].num_frames
-        for avatar_id in dict.fromkeys(windows[number].avatar_id for number in sound):
-            mine = [number for number in sound if windows[number].avatar_id == avatar_id]
-            clips = self._draw(avatar_id, [windows[n] for n in mine], [coefficients[n] for n in mine])
-            for number, clip in zip(mine, clips, strict=True):
-                results[number] = clip
-        return [result for result in results if result is not None]
+        fps = self._spec.fps
+        return animated(windows, lambda window: refusal(window, fps, self._avatars), self._clips)
 
-    def _draw(self, avatar_id: str, windows: Sequence[Window], heard: Sequence[Tensor]) -> list[Clip]:
+    def _clips(self, windows: Sequence[Window]) -> list[Clip]:
+        heard = self._hearing.listen(windows)
+        clips = []
+        at = 0
+        for avatar_id, together in groupby(windows, key=lambda window: window.avatar_id):
+            mine = list(together)
+            frames = sum(window.num_frames for window in mine)
+            clips.extend(self._draw(avatar_id, mine, heard[at : at + frames]))
+            at += frames
+        return clips
+
+    def _draw(self, avatar_id: str, windows: Sequence[Window], heard: Tensor) -> list[Clip]:
         avatar = self._avatars[avatar_id]
         length = len(avatar.base_loop.frames)
         base = torch.cat([torch.arange(w.base_frame, w.base_frame + w.num_frames) for w in windows]) % length
-        patches = avatar.painter.draw(torch.cat(list(heard)), base.to(self._device)).cpu().numpy()
+        patches = avatar.painter.draw(heard, base.to(self._device)).cpu().numpy()
         place = avatar.painter.patch.xywh
         clips = []
         at = 0

@@ -1,10 +1,49 @@
-"""What no model can animate: a window's failure, found before it shares a batch with others."""
+"""Which windows of a batch a model animates: the others are found before they share its work."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import TypeVar
 
-from serve_app.nouns import ClipFailure, Window, speech_index
+from serve_app.errors import AvatarInvalid
+from serve_app.nouns import Clip, ClipFailure, Window, speech_index
+
+Prepared = TypeVar("Prepared")
+
+
+def prepared_of(avatars: Mapping[str, Prepared], avatar_id: str) -> Prepared:
+    """Return what a model has prepared of an avatar.
+
+    Raises:
+        AvatarInvalid: the avatar was not prepared.
+    """
+    if avatar_id not in avatars:
+        raise AvatarInvalid(f"expected a prepared avatar, found {avatar_id!r}")
+    return avatars[avatar_id]
+
+
+def animated(
+    windows: Sequence[Window],
+    refuse: Callable[[Window], ClipFailure | None],
+    make: Callable[[Sequence[Window]], Sequence[Clip | ClipFailure]],
+) -> list[Clip | ClipFailure]:
+    """Return one result for each window, in order.
+
+    Args:
+        windows: of any avatars.
+        refuse: says why a window cannot be animated; None when it can.
+        make: gives one result for each of those that can, if any; windows of an avatar lie together.
+    """
+    results: dict[int, Clip | ClipFailure] = {}
+    accepted: dict[str, list[int]] = {}
+    for number, window in enumerate(windows):
+        if failure := refuse(window):
+            results[number] = failure
+        else:
+            accepted.setdefault(window.avatar_id, []).append(number)
+    if numbers := [number for mine in accepted.values() for number in mine]:
+        results.update(zip(numbers, make([windows[number] for number in numbers]), strict=True))
+    return [results[number] for number in range(len(windows))]
 
 
 def refusal(window: Window, fps: int, prepared: Container[str]) -> ClipFailure | None:

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from serve_app.avatars.bundle import SIZE, AvatarBundle
-from serve_app.errors import AvatarInvalid, ModelNotLoaded
+from serve_app.errors import ModelNotLoaded
 from serve_app.models.base import ModelSpec
+from serve_app.models.refusal import prepared_of
 from serve_app.nouns import BaseLoop, Clip, ClipFailure, Int16, UInt8, Window, speech_index
 
 LEFT_CONTEXT, LOOKAHEAD = 4800, 1280
@@ -108,7 +109,7 @@ class Tracer:
         if weights is not None:
             raise ModelNotLoaded(f"model 'tracer': expected no weights, found {weights!r}")
         self._spec = ModelSpec("tracer", LEFT_CONTEXT, LOOKAHEAD, fps, SIZE, SIZE)
-        self._prepared: set[str] = set()
+        self._loops: dict[str, BaseLoop] = {}
         area = SIZE * SIZE
         self._frames = np.full((LOOP_FRAMES, area * 3 // 2), 128, np.uint8)
         self._frames[:, :area] = GREY
@@ -120,7 +121,8 @@ class Tracer:
 
     def prepare(self, bundle: AvatarBundle) -> None:
         """Remember the avatar; all look the same."""
-        self._prepared.add(bundle.avatar_id)
+        loop = BaseLoop(bundle.avatar_id, SIZE, SIZE, self._spec.fps, self._frames)
+        self._loops[bundle.avatar_id] = loop
 
     def base_loop(self, avatar_id: str) -> BaseLoop:
         """Return plain grey.
@@ -128,16 +130,14 @@ class Tracer:
         Raises:
             AvatarInvalid: the avatar was not prepared.
         """
-        if avatar_id not in self._prepared:
-            raise AvatarInvalid(f"expected a prepared avatar, found {avatar_id!r}")
-        return BaseLoop(avatar_id, SIZE, SIZE, self._spec.fps, self._frames)
+        return prepared_of(self._loops, avatar_id)
 
     def animate(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
         """Paint each frame's index and loudness."""
         return [self._clip(window) for window in windows]
 
     def _clip(self, window: Window) -> Clip | ClipFailure:
-        if window.avatar_id not in self._prepared:
+        if window.avatar_id not in self._loops:
             where = f"window at frame {window.first_frame}"
             return ClipFailure("avatar_invalid", f"{where}: avatar {window.avatar_id!r} was not prepared")
         fps = self._spec.fps

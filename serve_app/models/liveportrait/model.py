@@ -22,7 +22,7 @@ from serve_app.models.liveportrait.networks import NAME, Networks, load
 from serve_app.models.neural.batching import COMPILE, EAGER, BucketedStep
 from serve_app.models.neural.guard import broken_windows, finite_frames
 from serve_app.models.neural.residency import Residency
-from serve_app.models.refusal import refusal
+from serve_app.models.refusal import animated, prepared_of, refusal
 from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window
 
 logger = logging.getLogger("serve_app.models")
@@ -145,9 +145,7 @@ class LivePortrait:
         Raises:
             AvatarInvalid: the avatar was not prepared.
         """
-        if avatar_id not in self._avatars:
-            raise AvatarInvalid(f"expected a prepared avatar, found {avatar_id!r}")
-        return self._avatars[avatar_id].base_loop
+        return prepared_of(self._avatars, avatar_id).base_loop
 
     @torch.inference_mode()
     def animate(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
@@ -158,25 +156,16 @@ class LivePortrait:
         Raises:
             ModelOutOfMemory: the device cannot hold one picture now; a later call may succeed.
         """
-        results: list[Clip | ClipFailure | None] = [
-            refusal(window, self._spec.fps, self._avatars) for window in windows
+        fps = self._spec.fps
+        return animated(windows, lambda window: refusal(window, fps, self._avatars), self._clips)
+
+    def _clips(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
+        patches, finite = self._draw(self._moved(windows))
+        failures = broken_windows(windows, finite)
+        return [
+            failure or Clip.of(window, self._avatars[window.avatar_id].place.xywh, pixels)
+            for window, failure, pixels in zip(windows, failures, _in_turn(windows, patches), strict=True)
         ]
-        # Frames of one avatar lie together: they are pasted in one go.
-        order = {avatar_id: n for n, avatar_id in enumerate(dict.fromkeys(w.avatar_id for w in windows))}
-        sound = sorted(
-            (n for n, refused in enumerate(results) if refused is None),
-            key=lambda n: order[windows[n].avatar_id],
-        )
-        if not sound:
-            return [result for result in results if result is not None]
-        mine = [windows[number] for number in sound]
-        moved = self._moved(mine)
-        patches, finite = self._draw(moved)
-        shown = _in_turn(mine, patches)
-        failures = broken_windows(mine, finite)
-        for number, window, failure, pixels in zip(sound, mine, failures, shown, strict=True):
-            results[number] = failure or Clip.of(window, self._avatars[window.avatar_id].place.xywh, pixels)
-        return [result for result in results if result is not None]
 
     def _moved(self, windows: Sequence[Window]) -> list[tuple[str, Tensor]]:
         """Return avatars and the keypoints [F, K, 3] of their frames; windows of an avatar lie together."""

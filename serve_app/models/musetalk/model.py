@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from serve_app.avatars.bundle import SIZE, AvatarBundle
-from serve_app.errors import AvatarInvalid, ModelOutOfMemory
+from serve_app.errors import ModelOutOfMemory
 from serve_app.models.base import ModelSpec
 from serve_app.models.drawing.place import Rectangle
 from serve_app.models.musetalk import blending, stage, timing
@@ -25,7 +25,7 @@ from serve_app.models.musetalk.timing import FRAME_SAMPLES, NativeFrames, native
 from serve_app.models.neural.batching import COMPILE, EAGER, BucketedStep
 from serve_app.models.neural.guard import broken_windows, finite_frames
 from serve_app.models.neural.residency import Residency
-from serve_app.models.refusal import refusal
+from serve_app.models.refusal import animated, prepared_of, refusal
 from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window, speech_index
 
 NAME = "musetalk"
@@ -130,9 +130,7 @@ class MuseTalk:
         Raises:
             AvatarInvalid: the avatar was not prepared.
         """
-        if avatar_id not in self._avatars:
-            raise AvatarInvalid(f"expected a prepared avatar, found {avatar_id!r}")
-        return self._avatars[avatar_id][0]
+        return prepared_of(self._avatars, avatar_id)[0]
 
     @torch.inference_mode()
     def animate(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
@@ -140,17 +138,7 @@ class MuseTalk:
 
         When the device's memory does not suffice, all windows of the batch fail and may be tried again.
         """
-        results: list[Clip | ClipFailure | None] = [self._refusal(window) for window in windows]
-        accepted = [number for number, refused in enumerate(results) if refused is None]
-        if accepted:
-            mine = [windows[number] for number in accepted]
-            try:
-                made: Sequence[Clip | ClipFailure] = self._clips(mine)
-            except ModelOutOfMemory as error:
-                made = [ClipFailure(error.code, str(error))] * len(mine)
-            for number, result in zip(accepted, made, strict=True):
-                results[number] = result
-        return [result for result in results if result is not None]
+        return animated(windows, self._refusal, self._clips_or_failures)
 
     def _refusal(self, window: Window) -> ClipFailure | None:
         fps = self._spec.fps
@@ -164,6 +152,12 @@ class MuseTalk:
             expected = f"{before} samples or more before it at 16000 Hz"
             return ClipFailure("model_error", f"{where}: expected {expected}, found {window.left_context}")
         return None
+
+    def _clips_or_failures(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
+        try:
+            return self._clips(windows)
+        except ModelOutOfMemory as error:
+            return [ClipFailure(error.code, str(error))] * len(windows)
 
     def _clips(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
         natives = [native_frames(w.first_frame, w.num_frames, self._spec.fps) for w in windows]
