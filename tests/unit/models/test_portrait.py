@@ -6,50 +6,26 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from safetensors.numpy import save as save_tensors
 
 from serve_app.errors import AvatarInvalid, ModelNotLoaded
 from serve_app.models.portrait import Portrait
-from serve_app.nouns import Clip, ClipFailure, Int16, UInt8, Window
+from tests.unit.models.clips import (
+    assert_bad_windows_fail_alone,
+    assert_batch_is_what_singles_are,
+    assert_clip_names_its_window_and_fits_the_picture,
+    base_patches,
+    clips_of,
+    largest_gap,
+    luma,
+    place,
+    shuffled,
+    speak,
+)
 from tests.unit.models.speech import sentence, silence, voiced, windows
 
 pytestmark = pytest.mark.unit
-
-
-def clips_of(portrait: Portrait, cut: list[Window]) -> list[Clip]:
-    clips = portrait.animate(cut)
-    assert len(clips) == len(cut)
-    return [clip for clip in clips if isinstance(clip, Clip)]
-
-
-def speak(portrait: Portrait, speech: Int16, sizes: tuple[int, ...] = (12,), base_frame: int = 0) -> UInt8:
-    cut = list(windows(portrait.spec, speech, sizes, base_frame=base_frame))
-    return np.concatenate([clip.patches for clip in clips_of(portrait, cut)])
-
-
-def place(portrait: Portrait) -> Clip:
-    return clips_of(portrait, list(windows(portrait.spec, silence(0.1), (3,))))[0]
-
-
-def luma(portrait: Portrait, patches: UInt8) -> npt.NDArray[np.int16]:
-    at = place(portrait)
-    return patches[:, : at.w * at.h].reshape(-1, at.h, at.w).astype(np.int16)
-
-
-def base_patches(portrait: Portrait, first: int, count: int) -> UInt8:
-    """Return the base loop's pixels under the patch."""
-    at, frames = place(portrait), portrait.base_loop("default").frames
-    index = np.arange(first, first + count) % len(frames)
-    y = frames[index, : 512 * 512].reshape(count, 512, 512)[:, at.y : at.y + at.h, at.x : at.x + at.w]
-    chroma = frames[index, 512 * 512 :].reshape(count, 2, 256, 256)
-    chroma = chroma[:, :, at.y // 2 : (at.y + at.h) // 2, at.x // 2 : (at.x + at.w) // 2]
-    return np.concatenate([y.reshape(count, -1), chroma.reshape(count, -1)], axis=1)
-
-
-def largest_gap(one: UInt8, other: UInt8) -> int:
-    return int(np.abs(one.astype(np.int16) - other).max())
 
 
 @pytest.mark.parametrize("sizes", [(1,), (3, 5, 7, 12), (2, 9)])
@@ -60,13 +36,13 @@ def test_cuts_do_not_change_the_picture(portrait: Portrait, sizes: tuple[int, ..
 
 def test_silence_shows_the_base_loop(portrait: Portrait) -> None:
     patches = speak(portrait, silence(0.5), base_frame=150)
-    np.testing.assert_array_equal(patches, base_patches(portrait, 150, len(patches)))
+    np.testing.assert_array_equal(patches, base_patches(portrait, place(portrait), 150, len(patches)))
 
 
 def test_edges_of_a_patch_are_the_base_frame(portrait: Portrait) -> None:
     at = place(portrait)
     patches = speak(portrait, np.concatenate([voiced("ah", 0.4), voiced("ee", 0.4), voiced("oo", 0.4)]))
-    base = base_patches(portrait, 0, len(patches))
+    base = base_patches(portrait, at, 0, len(patches))
     planes = [
         (0, at.w, at.h),
         (at.w * at.h, at.w // 2, at.h // 2),
@@ -86,15 +62,16 @@ def test_edges_of_a_patch_are_the_base_frame(portrait: Portrait) -> None:
 def test_speech_moves_the_lips(portrait: Portrait) -> None:
     at = place(portrait)
     box = np.s_[:, 290 - at.y : 335 - at.y, 215 - at.x : 298 - at.x]
-    patches = luma(portrait, speak(portrait, sentence()))
-    base = luma(portrait, base_patches(portrait, 0, len(patches)))
+    patches = luma(at, speak(portrait, sentence()))
+    base = luma(at, base_patches(portrait, at, 0, len(patches)))
     change = np.abs(patches[box] - base[box]).mean(axis=(1, 2))
     assert change.max() > 4
     assert change.max() > 2 * change.min()
 
 
 def test_mouth_opens_without_a_jump(portrait: Portrait) -> None:
-    patches = luma(portrait, speak(portrait, np.concatenate([silence(0.3), voiced("ah", 0.4), silence(0.4)])))
+    speech = np.concatenate([silence(0.3), voiced("ah", 0.4), silence(0.4)])
+    patches = luma(place(portrait), speak(portrait, speech))
     steps = np.abs(np.diff(patches, axis=0)).mean(axis=(1, 2))
     assert steps.max() < 0.5 * steps.sum() / 2
 
@@ -105,39 +82,15 @@ def test_batch_of_mixed_avatars_is_what_singles_are(portrait: Portrait) -> None:
         *windows(portrait.spec, voiced("ah", 0.5), (5,), base_frame=158),
         *windows(portrait.spec, sentence(), (7,), avatar_id="other"),
     ]
-    order = np.random.default_rng(0).permutation(len(mixed))
-    mixed = [mixed[n] for n in order]
-    for window, clip in zip(mixed, clips_of(portrait, mixed), strict=True):
-        alone = clips_of(portrait, [window])[0]
-        assert (clip.first_frame, clip.base_frame) == (window.first_frame, window.base_frame)
-        assert (clip.x, clip.y, clip.w, clip.h) == (alone.x, alone.y, alone.w, alone.h)
-        assert largest_gap(clip.patches, alone.patches) <= 1
+    assert_batch_is_what_singles_are(portrait, shuffled(mixed))
 
 
 def test_clip_names_its_window_and_fits_the_picture(portrait: Portrait) -> None:
-    window = next(windows(portrait.spec, sentence(), (4,), base_frame=1000))
-    window = dataclasses.replace(window, session_id="who", generation=3, utterance=2)
-    clip = clips_of(portrait, [window])[0]
-    assert (clip.session_id, clip.generation, clip.utterance, clip.base_frame) == ("who", 3, 2, 1000)
-    assert all(part % 2 == 0 for part in (clip.x, clip.y, clip.w, clip.h))
-    assert clip.x + clip.w <= 512
-    assert clip.y + clip.h <= 512
-    assert clip.patches.shape == (4, clip.w * clip.h * 3 // 2)
-    assert clip.patches.dtype == np.uint8
+    assert_clip_names_its_window_and_fits_the_picture(portrait, sentence())
 
 
 def test_bad_window_fails_alone(portrait: Portrait) -> None:
-    good = next(windows(portrait.spec, sentence(), (4,)))
-    cut = [
-        dataclasses.replace(good, avatar_id="nobody"),
-        good,
-        dataclasses.replace(good, speech=good.speech[:100]),
-        dataclasses.replace(good, num_frames=0),
-    ]
-    results = portrait.animate(cut)
-    codes = [result.code if isinstance(result, ClipFailure) else "clip" for result in results]
-    assert codes == ["avatar_invalid", "clip", "model_error", "model_error"]
-    assert portrait.animate([]) == []
+    assert_bad_windows_fail_alone(portrait, next(windows(portrait.spec, sentence(), (4,))))
 
 
 def test_missing_context_counts_as_silence(portrait: Portrait) -> None:

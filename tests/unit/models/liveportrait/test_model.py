@@ -11,7 +11,17 @@ import torch
 from serve_app.avatars.bundle import AvatarBundle
 from serve_app.errors import AvatarInvalid
 from serve_app.models.liveportrait.model import LivePortrait
-from serve_app.nouns import Clip, ClipFailure, Int16, UInt8, Window
+from serve_app.nouns import Clip, ClipFailure
+from tests.unit.models.clips import (
+    assert_bad_windows_fail_alone,
+    assert_batch_is_what_singles_are,
+    assert_clip_names_its_window_and_fits_the_picture,
+    base_patches,
+    clips_of,
+    largest_gap,
+    shuffled,
+    speak,
+)
 from tests.unit.models.speech import sentence, silence, voiced, windows
 
 pytestmark = pytest.mark.unit
@@ -23,32 +33,6 @@ FEW_FPS = 6
 """For models that a test builds of its own: their base loops are short."""
 
 
-def clips_of(model: LivePortrait, cut: list[Window]) -> list[Clip]:
-    clips = model.animate(cut)
-    assert len(clips) == len(cut)
-    return [clip for clip in clips if isinstance(clip, Clip)]
-
-
-def speak(model: LivePortrait, speech: Int16, sizes: tuple[int, ...] = (12,), base_frame: int = 0) -> UInt8:
-    cut = list(windows(model.spec, speech, sizes, base_frame=base_frame))
-    return np.concatenate([clip.patches for clip in clips_of(model, cut)])
-
-
-def under(model: LivePortrait, clip: Clip, first: int, count: int) -> UInt8:
-    """Return the base loop's pixels under a clip's patches."""
-    frames = model.base_loop("default").frames
-    index = np.arange(first, first + count) % len(frames)
-    y = frames[index, : 512 * 512].reshape(count, 512, 512)
-    chroma = frames[index, 512 * 512 :].reshape(count, 2, 256, 256)
-    luma = y[:, clip.y : clip.y + clip.h, clip.x : clip.x + clip.w]
-    half = chroma[:, :, clip.y // 2 : (clip.y + clip.h) // 2, clip.x // 2 : (clip.x + clip.w) // 2]
-    return np.concatenate([luma.reshape(count, -1), half.reshape(count, -1)], axis=1)
-
-
-def largest_gap(one: UInt8, other: UInt8) -> int:
-    return int(np.abs(one.astype(np.int16) - other).max())
-
-
 @pytest.mark.parametrize("sizes", [(1,), (3, 5, 7, 12), (2, 9)])
 def test_cuts_do_not_change_the_picture(model: LivePortrait, sizes: tuple[int, ...]) -> None:
     whole = speak(model, SPEECH, (1000,), base_frame=7)
@@ -58,13 +42,13 @@ def test_cuts_do_not_change_the_picture(model: LivePortrait, sizes: tuple[int, .
 def test_silence_shows_the_base_loop(model: LivePortrait) -> None:
     cut = list(windows(model.spec, silence(0.5), (5,), base_frame=130))
     for clip in clips_of(model, cut):
-        base = under(model, clip, clip.base_frame, len(clip.patches))
+        base = base_patches(model, clip, clip.base_frame, len(clip.patches))
         assert largest_gap(clip.patches, base) <= 1
 
 
 def test_speech_changes_the_picture(model: LivePortrait) -> None:
     clips = clips_of(model, list(windows(model.spec, voiced("ah", 0.6), (15,))))
-    base = under(model, clips[0], 0, len(clips[0].patches))
+    base = base_patches(model, clips[0], 0, len(clips[0].patches))
     assert np.abs(clips[0].patches.astype(np.int16) - base)[6:].mean() > 0.3
 
 
@@ -93,40 +77,16 @@ def test_batch_of_mixed_avatars_is_what_singles_are(model: LivePortrait) -> None
         *windows(model.spec, voiced("ah", 0.5), (5,), base_frame=158),
         *windows(model.spec, SPEECH, (7,), avatar_id="other"),
     ]
-    mixed = [mixed[number] for number in np.random.default_rng(0).permutation(len(mixed))]
-    clips = clips_of(model, mixed)
-    assert len({(clip.x, clip.y, clip.w, clip.h) for clip in clips}) == 2
-    for window, clip in zip(mixed, clips, strict=True):
-        alone = clips_of(model, [window])[0]
-        assert (clip.first_frame, clip.base_frame) == (window.first_frame, window.base_frame)
-        assert (clip.x, clip.y, clip.w, clip.h) == (alone.x, alone.y, alone.w, alone.h)
-        assert largest_gap(clip.patches, alone.patches) <= 1
+    assert len({(clip.x, clip.y, clip.w, clip.h) for clip in clips_of(model, mixed)}) == 2
+    assert_batch_is_what_singles_are(model, shuffled(mixed))
 
 
 def test_clip_names_its_window_and_fits_the_picture(model: LivePortrait) -> None:
-    window = next(windows(model.spec, SPEECH, (4,), base_frame=1000))
-    window = dataclasses.replace(window, session_id="who", generation=3, utterance=2)
-    clip = clips_of(model, [window])[0]
-    assert (clip.session_id, clip.generation, clip.utterance, clip.base_frame) == ("who", 3, 2, 1000)
-    assert all(part % 2 == 0 for part in (clip.x, clip.y, clip.w, clip.h))
-    assert clip.x + clip.w <= 512
-    assert clip.y + clip.h <= 512
-    assert clip.patches.shape == (4, clip.w * clip.h * 3 // 2)
-    assert clip.patches.dtype == np.uint8
+    assert_clip_names_its_window_and_fits_the_picture(model, SPEECH)
 
 
 def test_bad_window_fails_alone(model: LivePortrait) -> None:
-    good = next(windows(model.spec, SPEECH, (4,)))
-    cut = [
-        dataclasses.replace(good, avatar_id="nobody"),
-        good,
-        dataclasses.replace(good, speech=good.speech[:100]),
-        dataclasses.replace(good, num_frames=0),
-    ]
-    results = model.animate(cut)
-    codes = [result.code if isinstance(result, ClipFailure) else "clip" for result in results]
-    assert codes == ["avatar_invalid", "clip", "model_error", "model_error"]
-    assert model.animate([]) == []
+    assert_bad_windows_fail_alone(model, next(windows(model.spec, SPEECH, (4,))))
 
 
 def test_broken_frame_fails_its_window_alone(bundle: AvatarBundle) -> None:

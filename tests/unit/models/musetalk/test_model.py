@@ -6,7 +6,6 @@ import copy
 import dataclasses
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -17,50 +16,22 @@ from serve_app.errors import AvatarInvalid
 from serve_app.models.musetalk.model import MuseTalk
 from serve_app.models.neural.batching import EAGER, BucketedStep
 from serve_app.models.neural.guard import NOT_FINITE
-from serve_app.nouns import Clip, ClipFailure, Int16, UInt8, Window
+from serve_app.nouns import Clip, ClipFailure
+from tests.unit.models.clips import (
+    assert_bad_windows_fail_alone,
+    assert_batch_is_what_singles_are,
+    assert_clip_names_its_window_and_fits_the_picture,
+    base_patches,
+    clips_of,
+    largest_gap,
+    luma,
+    place,
+    shuffled,
+    speak,
+)
 from tests.unit.models.speech import sentence, silence, voiced, windows
 
 pytestmark = pytest.mark.unit
-
-
-def clips_of(model: MuseTalk, cut: list[Window]) -> list[Clip]:
-    clips = model.animate(cut)
-    assert len(clips) == len(cut)
-    return [clip for clip in clips if isinstance(clip, Clip)]
-
-
-def speak(
-    model: MuseTalk,
-    speech: Int16,
-    sizes: tuple[int, ...] = (12,),
-    base_frame: int = 0,
-    avatar_id: str = "default",
-) -> UInt8:
-    cut = list(windows(model.spec, speech, sizes, base_frame=base_frame, avatar_id=avatar_id))
-    return np.concatenate([clip.patches for clip in clips_of(model, cut)])
-
-
-def place(model: MuseTalk) -> Clip:
-    return clips_of(model, list(windows(model.spec, silence(0.05), (3,))))[0]
-
-
-def base_patches(model: MuseTalk, first: int, count: int) -> UInt8:
-    """Return the base loop's pixels under the patch."""
-    at, frames = place(model), model.base_loop("default").frames
-    index = np.arange(first, first + count) % len(frames)
-    y = frames[index, : 512 * 512].reshape(count, 512, 512)[:, at.y : at.y + at.h, at.x : at.x + at.w]
-    chroma = frames[index, 512 * 512 :].reshape(count, 2, 256, 256)
-    chroma = chroma[:, :, at.y // 2 : (at.y + at.h) // 2, at.x // 2 : (at.x + at.w) // 2]
-    return np.concatenate([y.reshape(count, -1), chroma.reshape(count, -1)], axis=1)
-
-
-def luma(model: MuseTalk, patches: UInt8) -> npt.NDArray[np.int16]:
-    at = place(model)
-    return patches[:, : at.w * at.h].reshape(-1, at.h, at.w).astype(np.int16)
-
-
-def largest_gap(one: UInt8, other: UInt8) -> int:
-    return int(np.abs(one.astype(np.int16) - other).max())
 
 
 @pytest.mark.parametrize("sizes", [(1,), (3, 5, 7)])
@@ -101,12 +72,11 @@ def test_speech_changes_the_picture(musetalk: MuseTalk) -> None:
 def test_edges_of_a_patch_are_the_base_frame(musetalk: MuseTalk) -> None:
     at = place(musetalk)
     patches = speak(musetalk, voiced("ah", 0.6), base_frame=11)
-    base = base_patches(musetalk, 11, len(patches))
+    base = base_patches(musetalk, at, 11, len(patches))
     assert largest_gap(patches, base) > 20
-    mine, under = luma(musetalk, patches), luma(musetalk, base)
+    mine, under = luma(at, patches), luma(at, base)
     for edge in (np.s_[:, 0], np.s_[:, :, 0], np.s_[:, :, -1]):
         assert np.abs(mine[edge] - under[edge]).max() <= 2
-    assert (at.x % 2, at.y % 2, at.w % 2, at.h % 2) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("avatar_id", "travel_px"), [("default", 0.5), ("filmed", 8.0)])
@@ -130,23 +100,11 @@ def test_batch_of_mixed_avatars_is_what_singles_are(musetalk: MuseTalk) -> None:
         *windows(musetalk.spec, voiced("ah", 0.3), (5,), base_frame=158),
         *windows(musetalk.spec, silence(0.2), (7,), avatar_id="filmed"),
     ]
-    order = np.random.default_rng(0).permutation(len(mixed))
-    mixed = [mixed[n] for n in order]
-    for window, clip in zip(mixed, clips_of(musetalk, mixed), strict=True):
-        alone = clips_of(musetalk, [window])[0]
-        assert (clip.first_frame, clip.base_frame) == (window.first_frame, window.base_frame)
-        assert (clip.x, clip.y, clip.w, clip.h) == (alone.x, alone.y, alone.w, alone.h)
-        assert len(clip.patches) == window.num_frames
-        assert largest_gap(clip.patches, alone.patches) <= 1
+    assert_batch_is_what_singles_are(musetalk, shuffled(mixed))
 
 
-def test_clip_names_its_window(musetalk: MuseTalk) -> None:
-    window = next(windows(musetalk.spec, sentence(), (4,), base_frame=1000))
-    window = dataclasses.replace(window, session_id="who", generation=3, utterance=2)
-    clip = clips_of(musetalk, [window])[0]
-    assert (clip.session_id, clip.generation, clip.utterance) == ("who", 3, 2)
-    assert clip.patches.shape == (4, clip.w * clip.h * 3 // 2)
-    assert clip.patches.dtype == np.uint8
+def test_clip_names_its_window_and_fits_the_picture(musetalk: MuseTalk) -> None:
+    assert_clip_names_its_window_and_fits_the_picture(musetalk, sentence())
 
 
 def test_spec_asks_for_two_native_frames_ahead(musetalk: MuseTalk, faster: MuseTalk) -> None:
@@ -158,19 +116,13 @@ def test_spec_asks_for_two_native_frames_ahead(musetalk: MuseTalk, faster: MuseT
 
 def test_bad_windows_fail_alone(musetalk: MuseTalk) -> None:
     good = next(windows(musetalk.spec, sentence(), (4,)))
-    late = next(iter(list(windows(musetalk.spec, sentence(), (20,)))[1:]))
-    bad = [
-        dataclasses.replace(good, avatar_id="nobody"),
-        dataclasses.replace(good, num_frames=0),
-        dataclasses.replace(good, speech=good.speech[: good.left_context + 100]),
-        dataclasses.replace(late, speech=late.speech[30_000:], left_context=late.left_context - 30_000),
-    ]
-    results = musetalk.animate([bad[0], good, *bad[1:]])
-    failures = [result for result in results if isinstance(result, ClipFailure)]
-    assert [failure.code for failure in failures] == ["avatar_invalid", *["model_error"] * 3]
-    assert isinstance(results[1], Clip)
-    assert largest_gap(results[1].patches, clips_of(musetalk, [good])[0].patches) <= 1
-    assert musetalk.animate([]) == []
+    assert_bad_windows_fail_alone(musetalk, good)
+    late = list(windows(musetalk.spec, sentence(), (20,)))[1]
+    bare = dataclasses.replace(late, speech=late.speech[30_000:], left_context=late.left_context - 30_000)
+    failure, clip = musetalk.animate([bare, good])
+    assert isinstance(failure, ClipFailure)
+    assert failure.code == "model_error"
+    assert isinstance(clip, Clip)
 
 
 def test_broken_frame_fails_its_window_alone(musetalk: MuseTalk) -> None:
