@@ -10,6 +10,10 @@ from serve_app.nouns import Int16, UInt8
 
 Hears = Literal["nobody", "agent", "guests"]
 
+SOUND_BPS = 64_000
+PICTURE_BITS_PER_PIXEL = 0.15
+"""How a room's SDK is to encode what is published."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoomSpec:

@@ -24,19 +24,24 @@ import numpy as np
 from serve_app.clock import Clock
 from serve_app.errors import RoomFailed
 from serve_app.nouns import PACKET_S, SOUND_HZ, Int16, UInt8
-from serve_app.rooms.base import OnRoomState, OnSound, RoomSource, RoomSpec
+from serve_app.rooms.base import (
+    PICTURE_BITS_PER_PIXEL,
+    SOUND_BPS,
+    OnRoomState,
+    OnSound,
+    RoomSource,
+    RoomSpec,
+)
 from serve_app.rooms.guests import FRAME_MS, HEARD_HZ, MAX_GUESTS, Guests
 from serve_app.rooms.pacer import Pacer
-from serve_app.rooms.presence import End, Presence
 from serve_app.rooms.redaction import redact
 from serve_app.rooms.sdk import load_daily
+from serve_app.rooms.stay import Stay
 
 if TYPE_CHECKING:
     import daily
 
 logger = logging.getLogger("serve_app.rooms")
-
-LEFT_MEANWHILE = "expected to join the room, got told to leave it meanwhile"
 
 JOIN_S = 25.0
 """The SDK looks the room up several times before it gives up, 19 s in all."""
@@ -45,9 +50,6 @@ LEAVE_S = 3.0
 
 DRAIN_S = 5.0
 """Sound that was handed over is played within a second; this long it is waited for at most."""
-
-SOUND_BPS = 64_000
-PICTURE_BITS_PER_PIXEL = 0.15
 
 NOTHING_RECEIVED = {
     "base": dict.fromkeys(("camera", "microphone", "screenVideo", "screenAudio"), "unsubscribed")
@@ -99,10 +101,12 @@ class DailyRoom:
         self._spec = spec
         self._source = source
         self._clock = clock
-        self._presence = Presence(
+        self._stay = Stay(
+            "Daily",
             clock,
             on_state,
-            self._leave_soon,
+            self._release,
+            join_s=JOIN_S,
             absent_after_s=absent_after_s,
             empty_after_s=empty_after_s,
         )
@@ -111,45 +115,23 @@ class DailyRoom:
         self._others: set[str] = set()
         self._error: str | None = None
         self._pacing: asyncio.Task[None] | None = None
-        self._broken: str | None = None
-        self._joining: asyncio.Timeout | None = None
-        self._leaving: asyncio.Task[None] | None = None
 
     # --- Room --------------------------------------------------------------------------------------
 
     async def join(self) -> None:
         """Enter and publish; see `rooms.base.Room`."""
-        if self._leaving is not None:
-            raise RoomFailed(LEFT_MEANWHILE)
-        self._presence.joining()
-        call = self._call = await self._make_call()
-        self._joining = asyncio.timeout(JOIN_S)
-        is_in = False
-        try:
-            if self._leaving is not None:
-                raise RoomFailed(LEFT_MEANWHILE)
-            self._pacing = asyncio.create_task(self._pace(call))
-            async with self._joining:
-                joined = await call.join(self._spec)
-            if self._broken is not None:
-                raise RoomFailed(self._broken)
-            is_in = True
-        except TimeoutError:
-            late = f"expected an answer of the Daily room within {JOIN_S:.0f} s, got none"
-            raise RoomFailed(late if self._leaving is None else LEFT_MEANWHILE) from None
-        finally:
-            self._joining = None
-            if not is_in:
-                self._presence.close()
-                await self._release()
+        async with self._stay.entering():
+            call = self._call = await self._make_call()
+            pacer = Pacer(self._source, self._clock, call.sound, call.pictures)
+            self._pacing = asyncio.create_task(self._stay.run(pacer.run()))
+            joined = await call.join(self._spec)
         for participant in joined.values():
             self._note(participant)
-        self._presence.joined(len(self._others))
+        self._stay.presence.joined(len(self._others))
 
     async def leave(self) -> None:
         """Stop publishing and leave; safe to call more than once."""
-        self._presence.end("left", "the avatar left the room")
-        await asyncio.shield(self._leave_soon())
+        await self._stay.leave()
 
     def playback_started(self, tag: int) -> None:
         """Does nothing: nobody in a Daily room asks."""
@@ -162,22 +144,22 @@ class DailyRoom:
     def participant_joined(self, participant: Mapping[str, Any]) -> None:
         """Somebody came."""
         self._note(participant)
-        self._presence.count(len(self._others))
+        self._stay.presence.count(len(self._others))
 
     def participant_left(self, participant: Mapping[str, Any]) -> None:
         """Somebody went."""
         self._others.discard(str(participant.get("id")))
         self._listen()
-        self._presence.count(len(self._others))
+        self._stay.presence.count(len(self._others))
 
     def call_state(self, state: str) -> None:
         """The call is "joining", "joined", "leaving" or "left"."""
         if state != "left":
             return
         if self._error is not None:
-            self._end("failed", f"the room was lost: {self._error}")
+            self._stay.end("failed", f"the room was lost: {self._error}")
         else:
-            self._end("left", "the avatar was removed from the room, or the room was closed")
+            self._stay.end("left", "the avatar was removed from the room, or the room was closed")
 
     def failed(self, message: str) -> None:
         """The SDK met an error that it does not overcome."""
@@ -207,28 +189,6 @@ class DailyRoom:
         if self._ear is not None and self._call is not None:
             for participant in self._ear.choose(self._others):
                 self._call.hear(participant, self._ear)
-
-    def _end(self, how: End, sentence: str) -> None:
-        if self._presence.state == "joined":
-            self._presence.end(how, sentence)
-            self._leave_soon()
-        elif self._presence.state == "joining":
-            self._broken = sentence
-
-    async def _pace(self, call: _Call) -> None:
-        try:
-            await Pacer(self._source, self._clock, call.sound, call.pictures).run()
-        except Exception:
-            # Whatever an SDK raises is this room's trouble alone.
-            logger.exception("a Daily room failed")
-            self._end("failed", "the room's client failed; the server's log says more")
-
-    def _leave_soon(self) -> asyncio.Task[None]:
-        if self._leaving is None:
-            if self._joining is not None and not self._joining.expired():
-                self._joining.reschedule(asyncio.get_running_loop().time())
-            self._leaving = asyncio.create_task(self._release())
-        return self._leaving
 
     async def _release(self) -> None:
         if self._pacing is not None:

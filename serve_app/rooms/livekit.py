@@ -25,14 +25,21 @@ import numpy as np
 from serve_app.clock import Clock
 from serve_app.errors import RoomFailed
 from serve_app.nouns import PACKET_SAMPLES, SOUND_HZ, Int16, UInt8
-from serve_app.rooms.base import OnRoomState, OnSound, RoomSource, RoomSpec
+from serve_app.rooms.base import (
+    PICTURE_BITS_PER_PIXEL,
+    SOUND_BPS,
+    OnRoomState,
+    OnSound,
+    RoomSource,
+    RoomSpec,
+)
 from serve_app.rooms.livekit_guests import GuestMicrophones, is_guest
 from serve_app.rooms.livekit_token import LiveKitGrant, read_grant
 from serve_app.rooms.livekit_worker import MAX_STREAM_BYTES, AvatarWorker
 from serve_app.rooms.pacer import Pacer
-from serve_app.rooms.presence import End, Presence
 from serve_app.rooms.redaction import redact
 from serve_app.rooms.sdk import load_livekit
+from serve_app.rooms.stay import Stay
 from serve_app.speech.speaker import Speaker
 
 if TYPE_CHECKING:
@@ -42,8 +49,6 @@ logger = logging.getLogger("serve_app.rooms")
 
 SOUND_TRACK = "avatar_audio"
 PICTURE_TRACK = "avatar_video"
-
-LEFT_MEANWHILE = "expected to join the room, got told to leave it meanwhile"
 
 JOIN_S = 20.0
 """For entering and publishing; the SDK tries three times, 5 s each."""
@@ -61,9 +66,6 @@ STATE_TOPIC = "session.state"
 """Of the data messages {"state", "reason"} that AgentHuman's clients read (protocols 2.5)."""
 
 TELL_S = 1.0
-
-SOUND_BPS = 64_000
-PICTURE_BITS_PER_PIXEL = 0.15
 
 
 class LiveKitRoom:
@@ -106,10 +108,12 @@ class LiveKitRoom:
         self._speaker = speaker if spec.hears == "agent" else None
         self._on_sound = on_sound if spec.hears == "guests" else None
         self._clock = clock
-        self._presence = Presence(
+        self._stay = Stay(
+            "LiveKit",
             clock,
             on_state,
-            self._leave_soon,
+            self._release,
+            join_s=JOIN_S,
             absent_after_s=absent_after_s,
             empty_after_s=empty_after_s,
         )
@@ -120,45 +124,26 @@ class LiveKitRoom:
         self._picture: _Pictures | None = None
         self._audible = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._broken: str | None = None
-        self._joining: asyncio.Timeout | None = None
-        self._leaving: asyncio.Task[None] | None = None
 
     # --- Room --------------------------------------------------------------------------------------
 
     async def join(self) -> None:
         """Enter and publish; see `rooms.base.Room`."""
-        if self._leaving is not None:
-            raise RoomFailed(LEFT_MEANWHILE)
-        self._presence.joining()
-        room = self._room = self._new_room()
-        self._joining = asyncio.timeout(JOIN_S)
-        is_in = False
-        try:
-            async with self._joining:
+        async with self._stay.entering():
+            room = self._room = self._new_room()
+            try:
                 await self._connect(room)
                 await self._publish(room)
-            if self._broken is not None:
-                raise RoomFailed(self._broken)
-            is_in = True
-        except TimeoutError:
-            late = f"expected an answer of the LiveKit room within {JOIN_S:.0f} s, got none"
-            raise RoomFailed(late if self._leaving is None else LEFT_MEANWHILE) from None
-        except (self._sdk.ConnectError, self._sdk.participant.PublishTrackError) as error:
-            what = redact(error.message, self._spec)
-            raise RoomFailed(f"expected to join the LiveKit room and publish there, got: {what}") from None
-        finally:
-            self._joining = None
-            if not is_in:
-                self._presence.close()
-                await self._release()
-        self._presence.joined(self._others())
+            except (self._sdk.ConnectError, self._sdk.participant.PublishTrackError) as error:
+                what = redact(error.message, self._spec)
+                fault = f"expected to join the LiveKit room and publish there, got: {what}"
+                raise RoomFailed(fault) from None
+        self._stay.presence.joined(self._others())
         self._in_background(self._tell())
 
     async def leave(self) -> None:
         """Stop publishing and leave; safe to call more than once."""
-        self._presence.end("left", "the avatar left the room")
-        await asyncio.shield(self._leave_soon())
+        await self._stay.leave()
 
     def playback_started(self, tag: int) -> None:
         """See `speech.speaker.Listener`."""
@@ -213,7 +198,8 @@ class LiveKitRoom:
         sdk, source = self._sdk, self._source
         self._sound = _Sound(sdk)
         self._picture = _Pictures(sdk, source.width, source.height)
-        self._run(Pacer(source, self._clock, self._sound, self._picture).run())
+        pacer = Pacer(source, self._clock, self._sound, self._picture)
+        self._in_background(self._stay.run(pacer.run()))
         sound = sdk.LocalAudioTrack.create_audio_track(SOUND_TRACK, self._sound.source)
         picture = sdk.LocalVideoTrack.create_video_track(PICTURE_TRACK, self._picture.source)
         publication = await room.local_participant.publish_track(
@@ -239,7 +225,7 @@ class LiveKitRoom:
         )
         self._in_background(self._hear_subscription(publication))
         if self._worker is not None:
-            self._run(self._worker.run())
+            self._in_background(self._stay.run(self._worker.run()))
         if self._grant.can_rename and not self._grant.name:
             self._in_background(room.local_participant.set_name(self._spec.display_name))
 
@@ -261,14 +247,14 @@ class LiveKitRoom:
         return sum(is_guest(self._sdk, other) for other in self._room.remote_participants.values())
 
     def _on_others(self, _participant: rtc.RemoteParticipant) -> None:
-        self._presence.count(self._others())
+        self._stay.presence.count(self._others())
         if self._microphones is not None:
             self._microphones.look_round()
 
     async def _tell(self) -> None:
         """Tell the room of the avatar's state; a token need not allow it, and nobody need listen."""
         assert self._room is not None, "only a room that was made is told"
-        told = json.dumps({"state": self._presence.state, "reason": self._presence.sentence})
+        told = json.dumps({"state": self._stay.presence.state, "reason": self._stay.presence.sentence})
         try:
             async with asyncio.timeout(TELL_S):
                 await self._room.local_participant.publish_data(told, topic=STATE_TOPIC)
@@ -281,38 +267,11 @@ class LiveKitRoom:
     def _on_disconnected(self, reason: rtc.DisconnectReason) -> None:
         reasons = self._sdk.DisconnectReason
         if reason in {reasons.PARTICIPANT_REMOVED, reasons.ROOM_DELETED, reasons.ROOM_CLOSED}:
-            self._end("left", "the avatar was removed from the room, or the room was closed")
+            self._stay.end("left", "the avatar was removed from the room, or the room was closed")
         else:
-            self._end("failed", f"the room was lost: {reasons.Name(reason)}")
-
-    def _end(self, how: End, sentence: str) -> None:
-        if self._presence.state == "joined":
-            self._presence.end(how, sentence)
-            self._leave_soon()
-        elif self._presence.state == "joining":
-            self._broken = sentence
-
-    def _run(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run what should never end; when it does, the avatar has no business in the room."""
-
-        async def watched() -> None:
-            try:
-                await work
-            except Exception:
-                # Whatever an SDK raises is this room's trouble alone.
-                logger.exception("a LiveKit room failed")
-                self._end("failed", "the room's client failed; the server's log says more")
-
-        self._in_background(watched())
+            self._stay.end("failed", f"the room was lost: {reasons.Name(reason)}")
 
     # --- leaving -----------------------------------------------------------------------------------
-
-    def _leave_soon(self) -> asyncio.Task[None]:
-        if self._leaving is None:
-            if self._joining is not None and not self._joining.expired():
-                self._joining.reschedule(asyncio.get_running_loop().time())
-            self._leaving = asyncio.create_task(self._release())
-        return self._leaving
 
     async def _release(self) -> None:
         if self._room is not None and self._room.isconnected():
