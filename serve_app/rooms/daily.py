@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from serve_app.clock import Clock
+from serve_app.config import RoomsConfig
 from serve_app.errors import RoomFailed
 from serve_app.nouns import PACKET_S, SOUND_HZ, Int16, UInt8
 from serve_app.rooms.base import (
@@ -70,11 +71,9 @@ class DailyRoom:
         spec: the room.
         source: what is published.
         clock: the session clock.
+        config: how long to wait for others; a bot counts as one, Daily does not tell them apart.
         on_state: is told what becomes of the avatar's place.
         on_sound: takes what the guests say, bots among them; needed where they are heard.
-        absent_after_s: seconds to wait for the first other participant; a bot counts as one, Daily does not
-            tell them apart.
-        empty_after_s: seconds to wait after the last of them left.
         sdk: `daily`, or what stands in for it.
 
     Raises:
@@ -86,11 +85,10 @@ class DailyRoom:
         spec: RoomSpec,
         source: RoomSource,
         clock: Clock,
+        config: RoomsConfig,
         on_state: OnRoomState,
         on_sound: OnSound | None = None,
         *,
-        absent_after_s: float,
-        empty_after_s: float,
         sdk: ModuleType | None = None,
     ) -> None:
         if spec.hears == "agent":
@@ -101,15 +99,7 @@ class DailyRoom:
         self._spec = spec
         self._source = source
         self._clock = clock
-        self._stay = Stay(
-            "Daily",
-            clock,
-            on_state,
-            self._release,
-            join_s=JOIN_S,
-            absent_after_s=absent_after_s,
-            empty_after_s=empty_after_s,
-        )
+        self._stay = Stay("Daily", clock, on_state, self._release, config, join_s=JOIN_S)
         self._ear = _Ear(on_sound) if on_sound is not None and spec.hears == "guests" else None
         self._call: _Call | None = None
         self._others: set[str] = set()

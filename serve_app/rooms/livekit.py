@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from serve_app.clock import Clock
+from serve_app.config import RoomsConfig
 from serve_app.errors import RoomFailed
 from serve_app.nouns import PACKET_SAMPLES, SOUND_HZ, Int16, UInt8
 from serve_app.rooms.base import (
@@ -76,11 +77,9 @@ class LiveKitRoom:
         source: what is published.
         speaker: speaks what the agent sends; needed where the agent is heard.
         clock: the session clock.
+        config: how long to wait for others; agents, recorders and ingresses do not count.
         on_state: is told what becomes of the avatar's place.
         on_sound: takes what the guests say; needed where they are heard, see `livekit_guests`.
-        absent_after_s: seconds to wait for the first other participant; agents, recorders and ingresses
-            do not count.
-        empty_after_s: seconds to wait after the last of them left.
         sdk: `livekit.rtc`, or what stands in for it.
 
     Raises:
@@ -94,11 +93,10 @@ class LiveKitRoom:
         source: RoomSource,
         speaker: Speaker | None,
         clock: Clock,
+        config: RoomsConfig,
         on_state: OnRoomState,
         on_sound: OnSound | None = None,
         *,
-        absent_after_s: float,
-        empty_after_s: float,
         sdk: ModuleType | None = None,
     ) -> None:
         self._grant: LiveKitGrant = read_grant(spec.token, time.time())
@@ -108,15 +106,7 @@ class LiveKitRoom:
         self._speaker = speaker if spec.hears == "agent" else None
         self._on_sound = on_sound if spec.hears == "guests" else None
         self._clock = clock
-        self._stay = Stay(
-            "LiveKit",
-            clock,
-            on_state,
-            self._release,
-            join_s=JOIN_S,
-            absent_after_s=absent_after_s,
-            empty_after_s=empty_after_s,
-        )
+        self._stay = Stay("LiveKit", clock, on_state, self._release, config, join_s=JOIN_S)
         self._room: rtc.Room | None = None
         self._worker: AvatarWorker | None = None
         self._microphones: GuestMicrophones | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serve_app.clock import Clock
+from serve_app.config import RoomsConfig
 from serve_app.errors import InvalidMessage, RoomFailed
 from serve_app.rooms.address import check_spec
 from serve_app.rooms.base import OnRoomState, OnSound, Room, RoomSource, RoomSpec
@@ -16,11 +17,9 @@ def open_room(
     source: RoomSource,
     speaker: Speaker | None,
     clock: Clock,
+    config: RoomsConfig,
     on_state: OnRoomState,
     on_sound: OnSound | None = None,
-    *,
-    absent_after_s: float,
-    empty_after_s: float,
 ) -> Room:
     """Return a room that is not joined yet; to be called on the event loop.
 
@@ -29,11 +28,10 @@ def open_room(
         source: what is published.
         speaker: speaks what an agent in the room sends; needed where `spec` hears the agent.
         clock: the session clock.
+        config: how long to wait for others.
         on_state: is told "joining" and "joined", then one of "empty", "left" and "failed"; after these the
             room leaves by itself. A join that fails raises, and tells nothing more.
         on_sound: takes what the guests say; needed where `spec` hears the guests.
-        absent_after_s: seconds to wait for the first other participant.
-        empty_after_s: seconds to wait after the last of them left.
 
     Raises:
         RoomFailed: an address or token that cannot be used, or the platform's SDK is missing.
@@ -45,24 +43,7 @@ def open_room(
         if spec.hears == "guests" and on_sound is None:
             raise RoomFailed("expected a conversation for a room whose guests are heard, got none")
         if spec.platform == "daily":
-            return DailyRoom(
-                spec,
-                source,
-                clock,
-                on_state,
-                on_sound,
-                absent_after_s=absent_after_s,
-                empty_after_s=empty_after_s,
-            )
-        return LiveKitRoom(
-            spec,
-            source,
-            speaker,
-            clock,
-            on_state,
-            on_sound,
-            absent_after_s=absent_after_s,
-            empty_after_s=empty_after_s,
-        )
+            return DailyRoom(spec, source, clock, config, on_state, on_sound)
+        return LiveKitRoom(spec, source, speaker, clock, config, on_state, on_sound)
     except InvalidMessage as error:
         raise RoomFailed(str(error)) from error

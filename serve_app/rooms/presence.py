@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from serve_app.clock import Clock
+from serve_app.config import RoomsConfig
 from serve_app.rooms.base import OnRoomState, RoomState
 
 End = Literal["empty", "left", "failed"]
@@ -19,8 +20,7 @@ class Presence:
         clock: the session clock.
         on_state: is told.
         on_empty: leaves the room; called after "empty" was told.
-        absent_after_s: seconds without others after joining, until the room counts as empty.
-        empty_after_s: seconds without others after the last of them left.
+        config: how long without others until the room counts as empty.
 
     Attributes:
         state: the last that was told, or None before joining.
@@ -32,17 +32,14 @@ class Presence:
         clock: Clock,
         on_state: OnRoomState,
         on_empty: Callable[[], object],
-        *,
-        absent_after_s: float,
-        empty_after_s: float,
+        config: RoomsConfig,
     ) -> None:
         self.state: RoomState | None = None
         self.sentence = ""
         self._clock = clock
         self._on_state = on_state
         self._on_empty = on_empty
-        self._absent_after_s = absent_after_s
-        self._empty_after_s = empty_after_s
+        self._config = config
         self._others = 0
         self._had_others = False
         self._timer: asyncio.Task[None] | None = None
@@ -88,7 +85,7 @@ class Presence:
         if self._others:
             self._stop_timer()
         elif self._timer is None:
-            after_s = self._empty_after_s if self._had_others else self._absent_after_s
+            after_s = self._config.empty_after_s if self._had_others else self._config.absent_after_s
             self._timer = asyncio.create_task(self._wait(after_s))
 
     async def _wait(self, after_s: float) -> None:

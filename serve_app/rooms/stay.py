@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from serve_app.clock import Clock
+from serve_app.config import RoomsConfig
 from serve_app.errors import RoomFailed
 from serve_app.rooms.base import OnRoomState
 from serve_app.rooms.presence import End, Presence
@@ -26,9 +27,8 @@ class Stay:
         clock: the session clock.
         on_state: is told what becomes of the avatar's place.
         release: leaves and gives back whatever was reached; may be called more than once.
+        config: how long to wait for others.
         join_s: seconds that entering may take.
-        absent_after_s: seconds to wait for the first other participant.
-        empty_after_s: seconds to wait after the last of them left.
 
     Attributes:
         presence: what was told, and who else is there.
@@ -40,18 +40,11 @@ class Stay:
         clock: Clock,
         on_state: OnRoomState,
         release: Callable[[], Coroutine[Any, Any, None]],
+        config: RoomsConfig,
         *,
         join_s: float,
-        absent_after_s: float,
-        empty_after_s: float,
     ) -> None:
-        self.presence = Presence(
-            clock,
-            on_state,
-            self._leave_soon,
-            absent_after_s=absent_after_s,
-            empty_after_s=empty_after_s,
-        )
+        self.presence = Presence(clock, on_state, self._leave_soon, config)
         self._platform = platform
         self._release = release
         self._join_s = join_s

@@ -99,16 +99,14 @@ class Residents:
             self._dispatcher.detach(source)
 
     def _open_room(self, session: Session, spec: RoomSpec) -> Room:
-        rooms = self._config.rooms
         return self._new_room(
             spec,
             session.room_source(),
             session.speaker,
             self._clock,
+            self._config.rooms,
             session.room_changed,
             None if session.call is None else session.call.sound,
-            absent_after_s=rooms.absent_after_s,
-            empty_after_s=rooms.empty_after_s,
         )
 
     def _new_speaker(self, session: Session, grid: WindowGrid) -> SessionSpeaker:

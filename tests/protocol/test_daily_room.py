@@ -18,13 +18,14 @@ pytest.importorskip("daily")
 import daily
 
 from serve_app.clock import MonotonicClock
+from serve_app.config import RoomsConfig
 from serve_app.errors import RoomFailed
 from serve_app.nouns import Int16
 from serve_app.rooms.base import Hears, RoomSpec
 from serve_app.rooms.daily import MAX_PIECES, NOTHING_RECEIVED, SOUND_RECEIVED, DailyRoom
 from serve_app.rooms.guests import MAX_GUESTS
 from serve_app.rooms.sdk import load_daily
-from tests.unit.rooms.fakes import Source, States
+from tests.unit.rooms.fakes import Source, States, until
 
 pytestmark = pytest.mark.protocol
 
@@ -160,8 +161,8 @@ class Stage:
         sdk.CustomAudioTrack = lambda m: daily.CustomAudioTrack(m.source)  # type: ignore[attr-defined]
         sdk.CustomVideoTrack = lambda c: daily.CustomVideoTrack(c.source)  # type: ignore[attr-defined]
         spec = RoomSpec("daily", URL, TOKEN, "Ada", hears)
-        options = {"absent_after_s": 180.0, "empty_after_s": 30.0, **options}
-        self.avatar = DailyRoom(spec, self.source, CLOCK, self.states, self.hear, sdk=sdk, **options)
+        config = RoomsConfig(**options)
+        self.avatar = DailyRoom(spec, self.source, CLOCK, config, self.states, self.hear, sdk=sdk)
 
     def hear(self, samples: Int16, hz: int) -> None:
         assert threading.current_thread() is threading.main_thread()
@@ -185,12 +186,6 @@ class Stage:
 
     async def freed(self) -> None:
         assert await asyncio.to_thread(self.client.released.wait, 5.0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5.0):
-        while not condition():  # noqa: ASYNC110 - the SDK sets no event of ours
-            await asyncio.sleep(0.005)
 
 
 async def test_avatar_publishes_sound_and_picture_at_once() -> None:

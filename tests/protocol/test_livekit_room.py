@@ -18,6 +18,7 @@ pytest.importorskip("livekit.rtc")
 from livekit import rtc
 
 from serve_app.clock import MonotonicClock
+from serve_app.config import RoomsConfig
 from serve_app.errors import RoomFailed
 from serve_app.nouns import Int16
 from serve_app.rooms.base import Hears, RoomSpec
@@ -30,6 +31,7 @@ from tests.unit.rooms.fakes import (
     States,
     livekit_sdk,
     livekit_token,
+    until,
 )
 
 pytestmark = pytest.mark.protocol
@@ -79,10 +81,10 @@ class Stage:
             self.source,
             self.speaker,
             CLOCK,
+            RoomsConfig(**options),
             self.states,
             self.hear,
             sdk=self.sdk,
-            **{"absent_after_s": 180.0, "empty_after_s": 30.0, **options},
         )
         self.speaker.listener = self.avatar
 
@@ -96,12 +98,6 @@ class Stage:
     def _picture(self, width: int, height: int) -> PictureRecorder:
         self.pictures.append(PictureRecorder(width, height))
         return self.pictures[-1]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5.0):
-        while not condition():  # noqa: ASYNC110 - the SDK sets no event of ours
-            await asyncio.sleep(0.005)
 
 
 async def test_avatar_publishes_sound_and_picture_at_once() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from livekit import rtc
 from serve_app.nouns import Int16
 from serve_app.rooms.guests import HEARD_HZ, MAX_GUESTS
 from serve_app.rooms.livekit_guests import GuestMicrophones
-from tests.unit.rooms.fakes import FakeMicrophone, FakeRoom, livekit_sdk
+from tests.unit.rooms.fakes import FakeMicrophone, FakeRoom, livekit_sdk, until
 
 pytestmark = pytest.mark.unit
 
@@ -52,12 +52,6 @@ async def staged(**others: Any) -> AsyncIterator[Stage]:
     await stage.microphones.close()
     for microphone in stage.made:
         await microphone.free()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(5.0):
-        while not condition():  # noqa: ASYNC110 - the SDK sets no event of ours
-            await asyncio.sleep(0.005)
 
 
 async def test_guest_is_heard_at_the_rate_of_conversations() -> None:

@@ -8,6 +8,7 @@ pytest.importorskip("livekit.rtc")
 pytest.importorskip("daily")
 
 from serve_app.clock import MonotonicClock
+from serve_app.config import RoomsConfig
 from serve_app.errors import RoomFailed
 from serve_app.rooms.base import Room, RoomSpec
 from serve_app.rooms.daily import DailyRoom
@@ -21,7 +22,7 @@ CLOCK = MonotonicClock()
 
 
 def opened(spec: RoomSpec, speaker: FakeSpeaker | None = None) -> Room:
-    return open_room(spec, Source(0.0), speaker, CLOCK, States(), absent_after_s=180.0, empty_after_s=30.0)
+    return open_room(spec, Source(0.0), speaker, CLOCK, RoomsConfig(), States())
 
 
 async def test_platform_decides_the_client() -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from serve_app.config import RoomsConfig
 from serve_app.rooms.base import RoomState
 from serve_app.rooms.presence import Presence
 from tests.virtual_time import VirtualClock, run_virtual
@@ -16,9 +17,8 @@ class Told:
         self.states: list[tuple[float, RoomState]] = []
         self.emptied = 0
         self.clock = clock
-        self.presence = Presence(
-            clock, self._on_state, self._on_empty, absent_after_s=100.0, empty_after_s=10.0
-        )
+        config = RoomsConfig(absent_after_s=100.0, empty_after_s=10.0)
+        self.presence = Presence(clock, self._on_state, self._on_empty, config)
 
     def _on_state(self, state: RoomState, sentence: str) -> None:
         assert sentence

@@ -46,13 +46,11 @@ class FakeRoom:
         source: RoomSource,
         speaker: Speaker | None,
         clock: Clock,
+        config: RoomsConfig,
         on_state: OnRoomState,
         on_sound: OnSound | None = None,
-        *,
-        absent_after_s: float,
-        empty_after_s: float,
     ) -> None:
-        self.waits = (absent_after_s, empty_after_s)
+        self.waits = (config.absent_after_s, config.empty_after_s)
         self.speaker = speaker
         self.on_sound = on_sound
         self.on_state = on_state
