@@ -8,12 +8,13 @@ import json
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_app.avatars.bundle import MAX_BYTES, AvatarBundle, unpack
+from serve_app.avatars.bundle import MAX_BYTES, unpack
+from serve_app.avatars.created import Created, Progress
 from serve_app.avatars.landmarks import ToolsMissing
 from serve_app.avatars.photo import PhotoRefused
 from serve_app.errors import AvatarError, CapacityError
@@ -25,8 +26,6 @@ VIDEO_TIMEOUT_S = 300.0
 """For one of a video; ten seconds of film take about twenty on a core."""
 
 RETRY_AFTER_S = 5.0
-
-Progress = Callable[[int, str], None]
 
 _PACKAGES = Path(__file__).parent.parent.parent
 
@@ -66,21 +65,6 @@ class Order:
     background: str = "photo"
     background_image: bytes = b""
     is_video: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Created:
-    """A new avatar, checked.
-
-    Attributes:
-        bundle: what the models get.
-        files: the same as it goes into a store, content by name.
-        notes: what a better photo would have, for people.
-    """
-
-    bundle: AvatarBundle
-    files: dict[str, bytes]
-    notes: tuple[str, ...]
 
 
 class Creations:

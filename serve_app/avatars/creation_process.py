@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from serve_app.avatars.prepare import Prepared, Progress
+    from serve_app.avatars.created import Created, Progress
 
 MEMORY_BYTES = 2 * 1024**3
 CPU_S = 60
@@ -65,7 +65,7 @@ def _make(orders: BinaryIO, out: BinaryIO) -> None:
     out.flush()
 
 
-def _of_photo(order: dict[str, Any], content: bytes, behind: bytes, progress: Progress) -> Prepared:
+def _of_photo(order: dict[str, Any], content: bytes, behind: bytes, progress: Progress) -> Created:
     from serve_app.avatars.background import image_background, parse_background
     from serve_app.avatars.fetch import Fetcher
     from serve_app.avatars.prepare import prepare_avatar
@@ -84,7 +84,7 @@ def _of_photo(order: dict[str, Any], content: bytes, behind: bytes, progress: Pr
     )
 
 
-def _of_video(order: dict[str, Any], content: bytes, behind: bytes, progress: Progress) -> Prepared:
+def _of_video(order: dict[str, Any], content: bytes, behind: bytes, progress: Progress) -> Created:
     from serve_app.avatars.film import prepare_filmed
     from serve_app.avatars.photo import PhotoRefused
     from serve_app.avatars.store import Card

@@ -15,13 +15,14 @@ import numpy.typing as npt
 from serve_app.avatars.background import Background
 from serve_app.avatars.bundle import MAX_FOOTAGE_FPS, MAX_FOOTAGE_FRAMES, MIN_FOOTAGE_FPS, Footage
 from serve_app.avatars.contours import SIZE, Landmarks
+from serve_app.avatars.created import Created, Progress
 from serve_app.avatars.face import landmarks_of, open_eyes, parted_lips, pose_of, the_face
 from serve_app.avatars.footage import encode
 from serve_app.avatars.landmarks import FaceFinder, Landmarker, Points
 from serve_app.avatars.looping import Loop, close
 from serve_app.avatars.matte import refine_matte
 from serve_app.avatars.photo import PhotoRefused
-from serve_app.avatars.prepare import Placement, Prepared, Progress, finish, place_around
+from serve_app.avatars.prepare import Placement, finish, place_around
 from serve_app.avatars.series import filled, longest_run, nearest, smoothed
 from serve_app.avatars.store import Card
 from serve_app.avatars.stretch import LOOK_FPS, Glance, Stretch, choose, glance
@@ -50,7 +51,7 @@ def prepare_filmed(
     *,
     tools: Path | None = None,
     progress: Progress = lambda number, text: None,
-) -> Prepared:
+) -> Created:
     """Make an avatar of a video.
 
     Args:
@@ -71,7 +72,7 @@ def prepare_filmed(
 
 def film(
     video: Video, card: Card, finder: FaceFinder, progress: Progress = lambda number, text: None
-) -> Prepared:
+) -> Created:
     """Make an avatar of a video with what finds faces; see `prepare_filmed`."""
     stretch, placement = look(video, finder, progress)
     fps = footage_fps(video.fps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from PIL import Image
 from serve_app.avatars.background import Background, on_canvas, set_behind
 from serve_app.avatars.bundle import SIZE, AvatarBundle, Footage, Motion, pack
 from serve_app.avatars.closing import close_mouth
+from serve_app.avatars.created import Created, Progress
 from serve_app.avatars.face import CHIN, TOP, landmarks_of, pose_of, the_face
 from serve_app.avatars.landmarks import Landmarker, Points
 from serve_app.avatars.matte import refine_matte
@@ -32,24 +33,6 @@ HEAD_ROOM = 0.24
 """Above the hairline, over the portrait's height."""
 
 STEPS = ("reading the photo", "finding the face", "cropping", "cutting out the person", "packing")
-
-Progress = Callable[[int, str], None]
-"""Told the number of a step of STEPS, from 0, and its text, as it begins."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A new avatar.
-
-    Attributes:
-        bundle: what the models get.
-        files: the same as it goes into a store, content by name.
-        notes: what a better photo would have, for people.
-    """
-
-    bundle: AvatarBundle
-    files: dict[str, bytes]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +57,7 @@ def prepare_avatar(
     background: Background | None = None,
     tools: Path | None = None,
     progress: Progress = lambda number, text: None,
-) -> Prepared:
+) -> Created:
     """Make an avatar of a photograph.
 
     Args:
@@ -119,7 +102,7 @@ def finish(
     *,
     notes: Sequence[str] = (),
     footage: Footage | None = None,
-) -> Prepared:
+) -> Created:
     """Close the mouth of a straightened portrait, set what is behind, and pack the bundle.
 
     Args:
@@ -156,7 +139,7 @@ def finish(
             + str(error)[:300],
             "Send another photo of the person.",
         ) from error
-    return Prepared(bundle, files, tuple(notes))
+    return Created(bundle, files, tuple(notes))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,14 +7,8 @@ import re
 import unicodedata
 from pathlib import Path
 
-from serve_app.avatars.creation import (
-    TIMEOUT_S,
-    VIDEO_TIMEOUT_S,
-    Created,
-    Order,
-    Progress,
-    create_avatar,
-)
+from serve_app.avatars.created import Created, Progress
+from serve_app.avatars.creation import TIMEOUT_S, VIDEO_TIMEOUT_S, Order, create_avatar
 from serve_app.avatars.photo import MAX_PHOTO_BYTES, PhotoRefused
 from serve_app.avatars.store import AvatarExists, AvatarStore, new_avatar_id
 from serve_app.avatars.video import MAX_VIDEO_BYTES, looks_like_video

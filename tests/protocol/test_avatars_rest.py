@@ -20,7 +20,8 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from serve_app.avatars.bundle import pack
-from serve_app.avatars.creation import Created, CreationFailed, Creations, Order, Progress
+from serve_app.avatars.created import Created, Progress
+from serve_app.avatars.creation import CreationFailed, Creations, Order
 from serve_app.avatars.landmarks import ToolsMissing
 from serve_app.avatars.photo import MAX_PHOTO_BYTES, PhotoRefused
 from serve_app.avatars.store import AvatarStore

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pytest
 
 from serve_app.avatars.bundle import SIZE, unpack
+from serve_app.avatars.created import Created
 from serve_app.avatars.face import open_eyes
 from serve_app.avatars.film import STEPS, at_rest, film, footage_fps, prepare_filmed
 from serve_app.avatars.footage import decode
 from serve_app.avatars.looping import Loop
 from serve_app.avatars.photo import PhotoRefused
-from serve_app.avatars.prepare import Prepared
 from serve_app.avatars.store import Card
 from serve_app.avatars.video import Video
 from serve_app.nouns import UInt8
@@ -47,7 +47,7 @@ def swaying(seconds: float = 6.0) -> bytes:
 
 
 @functools.cache
-def made() -> tuple[Prepared, tuple[tuple[int, str], ...]]:
+def made() -> tuple[Created, tuple[tuple[int, str], ...]]:
     """Return the avatar of a person who sways, and the steps that were told."""
     steps: list[tuple[int, str]] = []
     prepared = film(Video(swaying()), CARD, MarkedFaces(), lambda number, text: steps.append((number, text)))
@@ -86,7 +86,7 @@ def test_the_loop_is_whole_sways_without_a_cut() -> None:
     assert steps[0] < 1.3 * steps[1:].max()
 
 
-def places(prepared: Prepared) -> npt.NDArray[np.float64]:
+def places(prepared: Created) -> npt.NDArray[np.float64]:
     """Return where the nose is in each picture of the footage."""
     footage = prepared.bundle.footage
     assert footage is not None

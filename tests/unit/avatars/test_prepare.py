@@ -10,16 +10,17 @@ from PIL import Image
 
 from serve_app.avatars.background import GREEN, parse_background
 from serve_app.avatars.bundle import SIZE, height, unpack
+from serve_app.avatars.created import Created
 from serve_app.avatars.face import CHIN, TOP
 from serve_app.avatars.landmarks import Points
 from serve_app.avatars.photo import Photo, PhotoRefused
-from serve_app.avatars.prepare import FACE_SHARE, HEAD_ROOM, STEPS, Prepared, crop_around, prepare_avatar
+from serve_app.avatars.prepare import FACE_SHARE, HEAD_ROOM, STEPS, crop_around, prepare_avatar
 from tests.avatar_tools import HOPPER, TOOLS, encoded, hopper, mesh, needs_tools
 
 pytestmark = pytest.mark.unit
 
 
-def prepared(content: bytes, background: str = "photo") -> Prepared:
+def prepared(content: bytes, background: str = "photo") -> Created:
     return prepare_avatar(
         content, avatar_id="grace", name="Grace", background=parse_background(background), tools=TOOLS
     )
