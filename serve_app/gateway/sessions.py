@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -27,14 +27,14 @@ from serve_app.errors import (
 from serve_app.gateway.conversation_lane import ConversationLane
 from serve_app.gateway.link import OpenUtterance, SessionFacts, Viewing
 from serve_app.metrics import RefusalMetrics
-from serve_app.nouns import Credit, Int16, Sound, Window, WindowBatch
+from serve_app.nouns import Credit, Int16, Sound, Window
 from serve_app.session.admission import Place
 from serve_app.session.events import SessionClosed, SessionEvent
 from serve_app.session.opened import Opened
 from serve_app.session.registry import NAMESPACE, SessionRegistry, host_name, host_of, registry_name
 from serve_app.session.request import SessionRequest
 from serve_app.session.usage import KeyLimits
-from serve_app.speech.dispatcher import Dispatcher
+from serve_app.speech.dispatcher import Dispatcher, Route
 from serve_app.speech.source import SpeechSource
 
 logger = logging.getLogger("serve_app.gateway")
@@ -46,36 +46,18 @@ OPENINGS = 3
 """Hosts to try a session on: one that died a moment ago is still among them."""
 
 
-class HostRoute:
-    """The way to one model's Animator and one session host."""
-
-    def __init__(self, model: str, host: str, animator: AnimatorClient, actor: ActorHandle[Any]) -> None:
-        self._key = (model, host)
-        self._animator = animator
-        self._actor = actor
-
-    @property
-    def key(self) -> Hashable:
-        """Equal for routes that may share a call."""
-        return self._key
-
-    async def submit(self, batch: WindowBatch) -> Any:  # noqa: ANN401
-        """Start animating; return the reference of the clips."""
-        return await self._animator.submit(batch)
+def host_route(model: str, host: str, animator: AnimatorClient, actor: ActorHandle[Any]) -> Route:
+    """Return the way to one model's Animator and one session host."""
 
     def deliver(
-        self,
-        sounds: Sequence[Sound],
-        windows: Sequence[Window],
-        clips: Any,  # noqa: ANN401
+        sounds: Sequence[Sound], windows: Sequence[Window], clips: Sequence[Any]
     ) -> Awaitable[list[Credit]]:
-        """Hand over; the reference travels inside a list, so that Ray does not wait for the clips."""
-        answer = self._actor.deliver.remote(sounds, windows, [] if clips is None else [clips])
-        return from_host(cast("Awaitable[list[Credit]]", answer))
+        return from_host(cast("Awaitable[list[Credit]]", actor.deliver.remote(sounds, windows, clips)))
 
-    async def renew(self, session_ids: Sequence[str]) -> list[Credit]:
-        """Keep the sessions alive."""
-        return cast("list[Credit]", await from_host(self._actor.renew.remote(session_ids)))
+    async def renew(session_ids: Sequence[str]) -> list[Credit]:
+        return cast("list[Credit]", await from_host(actor.renew.remote(session_ids)))
+
+    return Route((model, host), animator.submit, deliver, renew)
 
 
 class RemoteSession:
@@ -96,7 +78,7 @@ class RemoteSession:
         resumed: bool,
         actor: ActorHandle[Any],
         sessions: RaySessions,
-        route: HostRoute | None,
+        route: Route | None,
     ) -> None:
         self.session_id = opened.session_id
         self.resume_token = opened.resume_token
@@ -378,7 +360,7 @@ class RaySessions:
         self, opened: Opened, actor: ActorHandle[Any], *, resumed: bool, owns: bool = True
     ) -> RemoteSession:
         host = host_of(opened.session_id)
-        route = HostRoute(opened.model, host, self._animators[opened.model], actor) if owns else None
+        route = host_route(opened.model, host, self._animators[opened.model], actor) if owns else None
         return RemoteSession(opened, resumed=resumed, actor=actor, sessions=self, route=route)
 
     @property

@@ -418,7 +418,7 @@ class SessionHost:
         self._encode_metrics.encoded(waited_s, ran_s)
         self._encoding.encoded()
 
-    def _credits_of(self, session_ids: Sequence[str]) -> list[Credit]:
+    async def _credits_of(self, session_ids: Sequence[str]) -> list[Credit]:
         return [self._sessions[sid].credit() for sid in session_ids if sid in self._sessions]
 
     # --- inside ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ for its sockets.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from serve_app.agents.registry import make_agent
 from serve_app.animator.client import AnimatorClient
@@ -16,15 +16,13 @@ from serve_app.config import AppConfig
 from serve_app.conversation.engine import Conversation
 from serve_app.conversation.spec import ConversationSpec
 from serve_app.media.windower import WindowGrid
-from serve_app.nouns import Credit
 from serve_app.rooms.base import Room, RoomSpec
 from serve_app.rooms.open import open_room
 from serve_app.session.call import Call
-from serve_app.session.local_route import Deliver, LocalRoute
 from serve_app.session.session import Session
 from serve_app.session.speaking import SessionSpeaker
 from serve_app.speech import tts, vad
-from serve_app.speech.dispatcher import Dispatcher
+from serve_app.speech.dispatcher import CreditsOf, Deliver, Dispatcher, Route
 from serve_app.speech.source import SpeechSource
 from serve_app.speech.tts import Synthesizer
 from serve_app.speech.turns import TurnDetector
@@ -39,7 +37,7 @@ class Residents:
         clock: the session clock.
         animator: returns the client of a model's Animator.
         deliver: the host's own delivery.
-        credits_of: the host's own count.
+        credits_of: the host's own count; asking renews no lease, which is the sockets' to renew.
         rooms: makes a room, as `rooms.open.open_room` does.
     """
 
@@ -49,7 +47,7 @@ class Residents:
         clock: Clock,
         animator: Callable[[str], AnimatorClient],
         deliver: Deliver,
-        credits_of: Callable[[Sequence[str]], list[Credit]],
+        credits_of: CreditsOf,
         rooms: Callable[..., Room] = open_room,
     ) -> None:
         self._config = config
@@ -112,8 +110,8 @@ class Residents:
     def _new_speaker(self, session: Session, grid: WindowGrid) -> SessionSpeaker:
         source = SpeechSource(session.session_id, session.avatar_id, grid, self._config.speech)
         self._sources[session.session_id] = source
-        animator = self._animator(session.model)
-        self._dispatcher.attach(source, LocalRoute(session.model, animator, self._deliver, self._credits_of))
+        submit = self._animator(session.model).submit
+        self._dispatcher.attach(source, Route(session.model, submit, self._deliver, self._credits_of))
         return SessionSpeaker(
             source,
             session.playout,

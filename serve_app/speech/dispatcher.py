@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from serve_app.clock import Clock
 from serve_app.config import SpeechConfig
@@ -41,42 +41,32 @@ class _Lane:
         return sounds
 
 
-class Route(Protocol):
-    """The way to one model and one host."""
+Deliver = Callable[[Sequence[Sound], Sequence[Window], Sequence[Any]], Awaitable[list[Credit]]]
+"""Hands sound, windows and the reference of their clips to the host; raises HostLost when that is gone.
 
-    @property
-    def key(self) -> Hashable:
-        """Equal for routes that may share a call."""
-        ...
+The reference, if there is one, travels inside a list, so that Ray does not wait for the clips. A call to
+another process is on its way when this returns, so calls arrive in the order they were made.
+"""
 
-    async def submit(self, batch: WindowBatch) -> Any:  # noqa: ANN401 - a Ray ObjectRef, opaque here
-        """Start animating; return a reference to the clips before they exist.
+CreditsOf = Callable[[Sequence[str]], Awaitable[list[Credit]]]
 
-        Raises:
-            ReplicaLost: no replica took the call.
-        """
-        ...
 
-    def deliver(
-        self,
-        sounds: Sequence[Sound],
-        windows: Sequence[Window],
-        clips: Any,  # noqa: ANN401
-    ) -> Awaitable[list[Credit]]:
-        """Hand sound, windows and the reference of their clips (or None) to the host.
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to one model and one host.
 
-        The call is on its way when this returns, so calls arrive in the order they were made; the answer
-        raises HostLost when the host is gone.
-        """
-        ...
+    Attributes:
+        key: equal for routes that may share a call.
+        submit: starts animating; returns a reference to the clips before they exist. Raises ReplicaLost when
+            no replica took the call.
+        deliver: as there.
+        renew: keeps sessions alive and returns their credit. Raises HostLost when the host is gone.
+    """
 
-    async def renew(self, session_ids: Sequence[str]) -> list[Credit]:
-        """Keep sessions alive and ask for their credit.
-
-        Raises:
-            HostLost: the host is gone.
-        """
-        ...
+    key: Hashable
+    submit: Callable[[WindowBatch], Awaitable[Any]]
+    deliver: Deliver
+    renew: CreditsOf
 
 
 class Dispatcher:
@@ -184,7 +174,7 @@ class Dispatcher:
         credits_: list[Credit] = []
         try:
             async with lane.turn:
-                clips = await self._submit_in_turn(route, lane, windows) if windows else None
+                clips = await self._submit_in_turn(route, lane, windows) if windows else []
                 sounds = lane.take_sounds()
                 if not sounds and not windows:
                     return
@@ -195,23 +185,23 @@ class Dispatcher:
         finally:
             self._landed(windows, credits_)
 
-    async def _submit_in_turn(self, route: Route, lane: _Lane, windows: list[Window]) -> Any:  # noqa: ANN401
+    async def _submit_in_turn(self, route: Route, lane: _Lane, windows: list[Window]) -> list[Any]:
         """Submit windows; while no replica takes them, let the sound of all sessions pass."""
         submitting = asyncio.create_task(self._submit(route, windows))
         try:
             while not (await asyncio.wait({submitting}, timeout=PASS_S))[0]:
                 if sounds := lane.take_sounds():
-                    self._apply(await route.deliver(sounds, [], None))
+                    self._apply(await route.deliver(sounds, [], []))
             return submitting.result()
         finally:
             submitting.cancel()
 
-    async def _submit(self, route: Route, windows: list[Window]) -> Any:  # noqa: ANN401
+    async def _submit(self, route: Route, windows: list[Window]) -> list[Any]:
         try:
-            return await route.submit(WindowBatch(tuple(windows)))
+            return [await route.submit(WindowBatch(tuple(windows)))]
         except ReplicaLost:
             logger.warning("no replica took %d windows; their host will ask again", len(windows))
-            return None
+            return []
 
     def _landed(self, windows: list[Window], credits_: list[Credit]) -> None:
         sources = {source.session_id: source for source in self._routes}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -140,7 +140,7 @@ class Stage:
             clock,
             lambda model: cast("AnimatorClient", NoAnimator()),
             self._deliver,
-            lambda session_ids: [self.session.credit()],
+            self._credits_of,
             self._new_room,
         )
 
@@ -174,6 +174,9 @@ class Stage:
             raise self.refusal
         self.rooms.append(FakeRoom(*args, **kwargs))
         return self.rooms[-1]
+
+    async def _credits_of(self, _session_ids: Sequence[str]) -> list[Credit]:
+        return [self.session.credit()]
 
     async def _deliver(self, sounds: Any, windows: Any, clips: Any) -> list[Credit]:
         heard: list[Sound] = list(sounds)
