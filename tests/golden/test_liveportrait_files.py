@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,19 +13,10 @@ from serve_app.models.liveportrait.networks import Networks, load
 from serve_app.models.liveportrait.stitching import shut
 from tests.golden import recipe
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
 
 CASES = recipe.cases("liveportrait")
 LIKENESS_DB = 45.0
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

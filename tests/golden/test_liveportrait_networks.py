@@ -18,19 +18,10 @@ from serve_app.models.liveportrait.stitching import Stitcher
 from serve_app.models.liveportrait.warping import Warping
 from tests.golden import recipe
 
-pytestmark = pytest.mark.golden
+pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
 
 CASES = recipe.cases("liveportrait")
 FEATURE = (1, 32, 16, 64, 64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -700,14 +700,20 @@ class RawSocket:
         return asyncio.create_task(door(websocket))
 
 
-async def test_a_reader_that_is_too_slow_is_closed() -> None:
-    link, socket = FakeSessionLink(), RawSocket()
-    limits = SocketLimits(waiting_events=4, patience_s=0.02, closing_s=0.02)
+async def told_too_much(link: FakeSessionLink, socket: RawSocket, *, closing_s: float) -> asyncio.Task[None]:
+    """Serve a client that stops reading, and tell it more than may wait."""
+    limits = SocketLimits(waiting_events=4, patience_s=0.02, closing_s=closing_s)
     task = socket.serve(A2vDoor(FakeSessionOpener(link), Keyring(AuthConfig()), AppConfig(), limits=limits))
     await socket.until_sent(2)
     socket.reads.clear()
     for index in range(10):
         link.emit(UtteranceStarted(index, index))
+    return task
+
+
+async def test_a_reader_that_is_too_slow_is_closed() -> None:
+    link, socket = FakeSessionLink(), RawSocket()
+    task = await told_too_much(link, socket, closing_s=0.02)
     await asyncio.wait_for(task, 5)
     assert len(socket.outbound) == 2
     assert await asyncio.to_thread(link.detached.wait, 5)
@@ -715,12 +721,7 @@ async def test_a_reader_that_is_too_slow_is_closed() -> None:
 
 async def test_a_slow_reader_that_wakes_up_is_told_the_close_code() -> None:
     link, socket = FakeSessionLink(), RawSocket()
-    limits = SocketLimits(waiting_events=4, patience_s=0.02, closing_s=5)
-    task = socket.serve(A2vDoor(FakeSessionOpener(link), Keyring(AuthConfig()), AppConfig(), limits=limits))
-    await socket.until_sent(2)
-    socket.reads.clear()
-    for index in range(10):
-        link.emit(UtteranceStarted(index, index))
+    task = await told_too_much(link, socket, closing_s=5)
     await asyncio.sleep(0.1)
     socket.reads.set()
     await asyncio.wait_for(task, 5)

@@ -44,6 +44,21 @@ def talking(doors: Doors) -> Iterator[Any]:
         yield socket
 
 
+@contextlib.contextmanager
+def slow_function() -> Iterator[tuple[Any, threading.Event]]:
+    """Yield a socket whose function `slow` waits for an event, and that."""
+    functions = FunctionRegistry()
+    release = threading.Event()
+
+    @functions.register(description="Waits")
+    async def slow() -> str:
+        await asyncio.to_thread(release.wait, 5)
+        return "done"
+
+    with talking(Doors(functions=functions)) as socket:
+        yield socket, release
+
+
 def ask(socket: Any, name: str, arguments: Any, call_id: str = "call_1") -> None:
     given = arguments if isinstance(arguments, str) else json.dumps(arguments)
     socket.send_json(
@@ -212,15 +227,7 @@ def test_calls_side_by_side_ask_for_one_response() -> None:
 
 
 def test_a_slow_function_does_not_hold_up_the_socket() -> None:
-    functions = FunctionRegistry()
-    release = threading.Event()
-
-    @functions.register(description="Waits")
-    async def slow() -> str:
-        await asyncio.to_thread(release.wait, 5)
-        return "done"
-
-    with talking(Doors(functions=functions)) as socket:
+    with slow_function() as (socket, release):
         ask(socket, "slow", {})
         settle(socket)
         release.set()
@@ -237,15 +244,7 @@ def test_a_call_is_made_once_however_often_it_is_told() -> None:
 
 
 def test_too_many_calls_at_once_are_told() -> None:
-    functions = FunctionRegistry()
-    release = threading.Event()
-
-    @functions.register(description="Waits")
-    async def slow() -> str:
-        await asyncio.to_thread(release.wait, 5)
-        return "done"
-
-    with talking(Doors(functions=functions)) as socket:
+    with slow_function() as (socket, release):
         for number in range(40):
             ask(socket, "slow", {}, f"call_{number}")
         told = socket.receive_json()

@@ -25,7 +25,8 @@ from serve_app.rooms.base import Hears, RoomSpec
 from serve_app.rooms.daily import MAX_PIECES, NOTHING_RECEIVED, SOUND_RECEIVED, DailyRoom
 from serve_app.rooms.guests import MAX_GUESTS
 from serve_app.rooms.sdk import load_daily
-from tests.unit.rooms.fakes import Source, States, until
+from tests.unit.rooms.fakes import Source, States
+from tests.unit.rtc.callers import until
 
 pytestmark = pytest.mark.protocol
 

@@ -31,8 +31,8 @@ from tests.unit.rooms.fakes import (
     States,
     livekit_sdk,
     livekit_token,
-    until,
 )
+from tests.unit.rtc.callers import until
 
 pytestmark = pytest.mark.protocol
 

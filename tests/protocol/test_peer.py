@@ -21,6 +21,7 @@ from serve_app.rtc.encoder import SILENCE, H264Encoder, OpusEncoder
 from serve_app.rtc.peer import Peer, PeerState
 from serve_app.rtc.picture import PictureStream
 from serve_app.rtc.sender import split_nals
+from tests.unit.rtc.callers import until
 from tests.unit.rtc.portrait import base_loop, compose, psnr, speaking
 
 pytestmark = pytest.mark.protocol
@@ -138,13 +139,6 @@ async def connect(source: Source) -> AsyncIterator[Connect]:
 
 def is_idr(unit: bytes) -> bool:
     return any(nal[0] & 0x1F == 5 for nal in split_nals(unit))
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 async def test_sound_and_picture_arrive_in_one_stream(connect: Connect, source: Source) -> None:

@@ -2,7 +2,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from statistics import median
 from typing import Any
 
@@ -13,25 +13,16 @@ from aiortc.rtp import RtcpRrPacket
 
 from serve_app.config import IceConfig
 from serve_app.errors import ClientError, InvalidDescription
-from tests.unit.rtc.callers import Caller, ToneTrack, pitch_hz, tone_packets, until
+from tests.unit.rtc.callers import New, ToneTrack, hung_up, pitch_hz, tone_packets, until
 
 pytestmark = pytest.mark.protocol
-
-New = Callable[..., Caller]
 
 
 @pytest.fixture
 async def new(caplog: pytest.LogCaptureFixture) -> AsyncIterator[New]:
     """Yields a function that makes a caller; all hang up at the end and leave the log clean."""
-    callers: list[Caller] = []
-
-    def make(**options: Any) -> Caller:
-        callers.append(Caller(**options))
-        return callers[-1]
-
-    yield make
-    for caller in callers:
-        await caller.close()
+    async with hung_up() as make:
+        yield make
     await asyncio.sleep(0)
     expected = {record.getMessage() for record in caplog.records if "(said once)" in record.getMessage()}
     found = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}

@@ -1,7 +1,6 @@
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 from aiortc import RTCRtpSender, RTCSessionDescription
@@ -10,24 +9,15 @@ from hypothesis import strategies as st
 
 from serve_app.config import IceConfig
 from serve_app.errors import InvalidDescription
-from tests.unit.rtc.callers import Caller, until
+from tests.unit.rtc.callers import Caller, New, hung_up, until
 
 pytestmark = pytest.mark.protocol
-
-New = Callable[..., Caller]
 
 
 @pytest.fixture
 async def new() -> AsyncIterator[New]:
-    callers: list[Caller] = []
-
-    def make(**options: Any) -> Caller:
-        callers.append(Caller(**options))
-        return callers[-1]
-
-    yield make
-    for caller in callers:
-        await caller.close()
+    async with hung_up() as make:
+        yield make
 
 
 async def answer_of(caller: Caller, offer: str, codec: str | None = None) -> str:

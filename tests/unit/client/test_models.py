@@ -8,19 +8,14 @@ from click.testing import CliRunner, Result
 from serve_app.client.cli import main
 from serve_app.weights import catalogue
 from serve_app.weights.catalogue import Licence, WeightFile, Weights
+from tests.unit.weights.contents import CONTENTS, written
 
 pytestmark = pytest.mark.unit
-
-CONTENTS = {"net/unet.pth": bytes(range(256)) * 400, "net/config.json": b'{"a": 1}'}
 
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Path:
-    folder = tmp_path / "mirror"
-    for path, content in CONTENTS.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
+    return written(tmp_path / "mirror")
 
 
 @pytest.fixture

@@ -396,10 +396,3 @@ def livekit_sdk(room: FakeRoom, **others: Any) -> ModuleType:
     for name, value in others.items():
         setattr(sdk, name, value)
     return sdk
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for what an SDK brings about."""
-    async with asyncio.timeout(5.0):
-        while not condition():  # noqa: ASYNC110 - the SDK sets no event of ours
-            await asyncio.sleep(0.005)

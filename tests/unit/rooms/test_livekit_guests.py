@@ -18,7 +18,8 @@ from livekit import rtc
 from serve_app.nouns import Int16
 from serve_app.rooms.guests import HEARD_HZ, MAX_GUESTS
 from serve_app.rooms.livekit_guests import GuestMicrophones
-from tests.unit.rooms.fakes import FakeMicrophone, FakeRoom, livekit_sdk, until
+from tests.unit.rooms.fakes import FakeMicrophone, FakeRoom, livekit_sdk
+from tests.unit.rtc.callers import until
 
 pytestmark = pytest.mark.unit
 

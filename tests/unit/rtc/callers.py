@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import av
@@ -126,11 +127,28 @@ def pitch_hz(samples: Int16) -> float:
     return float(np.argmax(spectrum) * 48_000 / len(samples))
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 10) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not happen in time"
         await asyncio.sleep(0.005)
+
+
+New = Callable[..., "Caller"]
+
+
+@asynccontextmanager
+async def hung_up() -> AsyncIterator[New]:
+    """Yield a function that makes a caller; all hang up at the end."""
+    callers: list[Caller] = []
+
+    def make(**options: Any) -> Caller:
+        callers.append(Caller(**options))
+        return callers[-1]
+
+    yield make
+    for caller in callers:
+        await caller.close()
 
 
 class Caller:

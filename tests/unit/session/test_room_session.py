@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -27,6 +27,7 @@ from serve_app.session.residents import Residents
 from serve_app.session.session import Face, Session
 from serve_app.speech.speaker import Speaker
 from serve_app.speech.tts import Synthesizer
+from tests.unit.rtc.callers import until
 
 pytestmark = pytest.mark.unit
 
@@ -202,12 +203,6 @@ async def staged(
         await stage.session.close("client")
         stage.residents.move_out(stage.session)
         running.cancel()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15.0):
-        while not condition():  # noqa: ASYNC110 - nothing here sets an event of ours
-            await asyncio.sleep(0.01)
 
 
 async def spoken(text: str) -> Int16:

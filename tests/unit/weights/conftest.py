@@ -4,13 +4,12 @@ from pathlib import Path
 import pytest
 
 from serve_app.weights.catalogue import Licence, WeightFile, Weights
-
-CONTENTS = {"net/unet.pth": bytes(range(256)) * 400, "net/config.json": b'{"a": 1}'}
-"""The first has a published sum, the second none."""
+from tests.unit.weights.contents import CONTENTS, written
 
 
 @pytest.fixture
 def weights() -> Weights:
+    """Return a catalogue's entry; its first file has a published sum, the second none."""
     large, small = CONTENTS.items()
     return Weights(
         "toy",
@@ -27,8 +26,4 @@ def weights() -> Weights:
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Path:
-    folder = tmp_path / "mirror"
-    for path, content in CONTENTS.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
+    return written(tmp_path / "mirror")

@@ -14,7 +14,7 @@ from serve_app.errors import WeightsUnavailable
 from serve_app.weights.cache import RECORD, WeightsCache
 from serve_app.weights.catalogue import Weights
 from serve_app.weights.fetch import pull
-from tests.unit.weights.conftest import CONTENTS
+from tests.unit.weights.contents import CONTENTS
 
 pytestmark = pytest.mark.unit
 
