@@ -40,6 +40,7 @@ from serve_app.errors import (
     Unauthorized,
 )
 from serve_app.gateway.auth import Keyring, check_origin
+from serve_app.gateway.farewell import Farewells
 from serve_app.gateway.http_body import BodyRefused, read_body
 from serve_app.gateway.link import SessionLink, SessionOpener
 from serve_app.session.request import SessionRequest
@@ -108,6 +109,7 @@ class SmallWebRtcDoor:
         self._opener = opener
         self._keyring = keyring
         self._config = config
+        self._farewells = Farewells()
 
     def routes(self) -> list[BaseRoute]:
         """Return the route; pages of the allowed origins may use it, of all where none are named."""
@@ -159,9 +161,9 @@ class SmallWebRtcDoor:
             answer = await link.answer(offer.sdp)
         except BaseException:
             # Nobody knows a session whose offer was not answered; one that ran before goes on.
-            await asyncio.shield(_let_go(link, for_good=is_new))
+            await asyncio.shield(self._farewells.let_go(link, for_good=is_new))
             raise
-        await asyncio.shield(_let_go(link, for_good=False))
+        await asyncio.shield(self._farewells.let_go(link, for_good=False))
         return {"sdp": answer, "type": "answer", "pc_id": link.session_id}
 
     async def _trickle(self, request: Request, key_id: str | None) -> dict[str, Any]:
@@ -173,7 +175,7 @@ class SmallWebRtcDoor:
             for candidate in trickle.candidates:
                 await link.add_candidate(candidate.init())
         finally:
-            await asyncio.shield(_let_go(link, for_good=False))
+            await asyncio.shield(self._farewells.let_go(link, for_good=False))
         return {"status": "success"}
 
     async def _running(self, session_id: str, key_id: str | None) -> SessionLink | None:
@@ -188,7 +190,7 @@ class SmallWebRtcDoor:
                 return link
         except (SessionNotFound, HostLost):
             logger.info("session %s: ended while its client came back", link.session_id)
-        await asyncio.shield(_let_go(link, for_good=False))
+        await asyncio.shield(self._farewells.let_go(link, for_good=False))
         return None
 
 
@@ -223,11 +225,3 @@ _STATUSES: tuple[tuple[type[AvatarError], int], ...] = (
     (AvatarInvalid, 404),
     (ClientError, 400),
 )
-
-
-async def _let_go(link: SessionLink, *, for_good: bool) -> None:
-    try:
-        await (link.close() if for_good else link.detach())
-    except Exception:
-        # Nobody waits for this; the session ends with its peer.
-        logger.exception("session %s: could not be let go", link.session_id)

@@ -53,6 +53,7 @@ from serve_app.gateway.a2v.messages import (
 )
 from serve_app.gateway.auth import Caller, Keyring, check_origin
 from serve_app.gateway.door_socket import TRY_AGAIN_LATER, DoorSocket, SocketLimits
+from serve_app.gateway.farewell import Farewells
 from serve_app.gateway.link import SessionLink, SessionOpener
 from serve_app.session.events import SessionClosed
 from serve_app.session.request import SessionRequest
@@ -110,7 +111,7 @@ class A2vDoor:
         self._config = config
         self._limits = limits or SocketLimits()
         self._clock = clock or MonotonicClock()
-        self._detaching: set[asyncio.Task[None]] = set()
+        self._farewells = Farewells()
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes of this door."""
@@ -130,7 +131,7 @@ class A2vDoor:
         try:
             await connection.run(self._established(link, websocket.query_params.get("model")))
         finally:
-            self._leave(link, for_good=connection.has_said_goodbye)
+            self._farewells.let_go(link, for_good=connection.has_said_goodbye)
 
     async def _admit(self, websocket: WebSocket) -> SessionLink | None:
         """Return a session, or None when the socket has been refused."""
@@ -179,12 +180,6 @@ class A2vDoor:
                 width=width, height=height, fps=self._config.fps_of(model or self._config.model)
             ),
         )
-
-    def _leave(self, link: SessionLink, *, for_good: bool) -> None:
-        # A task of its own: the one that served the socket may be in the middle of being cancelled.
-        task = asyncio.create_task(_left(link, for_good=for_good))
-        self._detaching.add(task)
-        task.add_done_callback(self._detaching.discard)
 
 
 class _Connection:
@@ -338,11 +333,3 @@ def _internal(session_id: str | None, error: Exception) -> ErrorEvent:
     """Tell of an unexpected failure by its kind alone: its text may hold what a client sent."""
     failed = AvatarError(f"the server failed at this ({type(error).__name__}); its log says more")
     return error_event(session_id, failed)
-
-
-async def _left(link: SessionLink, *, for_good: bool) -> None:
-    try:
-        await (link.close() if for_good else link.detach())
-    except Exception:
-        # Nobody waits for this; the session's lease ends it.
-        logger.exception("session %s: could not be let go", link.session_id)

@@ -36,6 +36,7 @@ from serve_app.gateway.avatar.messages import (
     type_of,
 )
 from serve_app.gateway.door_socket import CLIENT_LEFT, TRY_AGAIN_LATER, DoorSocket, SocketLimits
+from serve_app.gateway.farewell import Farewells
 from serve_app.gateway.link import SessionLink, SessionOpener
 from serve_app.gateway.open_ended import OpenEndedSpeech
 from serve_app.gateway.tokens import SessionTokens, TokenRefused
@@ -75,7 +76,7 @@ class AvatarSocketDoor:
         self._tokens = tokens
         self._limits = limits or SocketLimits()
         self._clock = clock or MonotonicClock()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._farewells = Farewells()
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes of this door."""
@@ -99,7 +100,7 @@ class AvatarSocketDoor:
         try:
             await connection.run()
         finally:
-            self._leave(link, for_good=connection.has_said_goodbye)
+            self._farewells.let_go(link, for_good=connection.has_said_goodbye)
 
     async def _join(self, websocket: WebSocket) -> SessionLink | None:
         """Return the session that the client names, or None when it named none in `INIT_TRIES`."""
@@ -128,12 +129,6 @@ class AvatarSocketDoor:
             return await self._opener.attach(session_id, take_over=True)
         except (SessionNotFound, HostLost) as error:
             raise DocumentError(SESSION_NOT_FOUND) from error
-
-    def _leave(self, link: SessionLink, *, for_good: bool) -> None:
-        # A task of its own: the one that served the socket may be in the middle of being cancelled.
-        task = asyncio.create_task(_left(link, for_good=for_good))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
 
 
 class _Connection:
@@ -218,11 +213,3 @@ def _text(message: ServerMessage) -> str:
 
 def _flooded(detail: str) -> str:
     return _text(ErrorMessage(error=f"Too many messages: {detail}"))
-
-
-async def _left(link: SessionLink, *, for_good: bool) -> None:
-    try:
-        await (link.close() if for_good else link.detach())
-    except Exception:
-        # Nobody waits for this; the session's lease ends it.
-        logger.exception("session %s: could not be let go", link.session_id)

@@ -43,6 +43,7 @@ from serve_app.errors import (
 )
 from serve_app.gateway.auth import Caller, Keyring, check_origin
 from serve_app.gateway.door_socket import TRY_AGAIN_LATER, DoorSocket, Lane, SocketLimits, cancelled
+from serve_app.gateway.farewell import Farewells
 from serve_app.gateway.link import SessionLink, SessionOpener
 from serve_app.gateway.navtalk.avatars import AvatarDirectory, Choice
 from serve_app.gateway.navtalk.dialogue import Dialogue
@@ -121,7 +122,7 @@ class NavTalkDoor:
         self._directory = AvatarDirectory(store or AvatarStore(config.avatars.store), config.avatars)
         self._limits = limits or SocketLimits()
         self._clock = clock or MonotonicClock()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._farewells = Farewells()
 
     def routes(self) -> list[BaseRoute]:
         """Return the socket's route, and those of the look-ups and pictures."""
@@ -146,10 +147,7 @@ class NavTalkDoor:
             )
             await connection.run(choice)
         finally:
-            # A task of its own: the one that served the socket may be in the middle of being cancelled.
-            task = asyncio.create_task(_closed(link))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._farewells.let_go(link, for_good=True)
 
     async def _admit(self, websocket: WebSocket) -> tuple[SessionLink, Choice] | None:
         """Return a session and its avatar, or None when the socket has been refused."""
@@ -368,11 +366,3 @@ def _texts(events: list[dict[str, Any]]) -> list[str]:
 def _failure(error: Exception) -> str:
     """Tell of an unexpected failure by its kind alone: its text may hold what a client sent."""
     return f"the server failed at this ({type(error).__name__}); its log says more"
-
-
-async def _closed(link: SessionLink) -> None:
-    try:
-        await link.close()
-    except Exception:
-        # Nobody waits for this; the session's lease ends it.
-        logger.exception("session %s: could not be closed", link.session_id)

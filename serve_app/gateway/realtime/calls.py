@@ -16,10 +16,10 @@ from starlette.responses import Response
 from serve_app.config import AppConfig
 from serve_app.conversation.spec import ConversationSpec, Dialect
 from serve_app.errors import InvalidDescription, SessionNotFound
+from serve_app.gateway.farewell import Farewells
 from serve_app.gateway.link import SessionLink, SessionOpener
 from serve_app.gateway.realtime.access import Access, Doorkeeper
 from serve_app.gateway.realtime.errors import refused
-from serve_app.gateway.realtime.farewell import Farewells
 from serve_app.gateway.realtime.http import JSON, MAX_SDP_BYTES, MULTIPART, SDP, PostedOffer, read_offer
 from serve_app.gateway.realtime.mint import checked_settings
 from serve_app.session.request import SessionRequest
@@ -64,7 +64,7 @@ class RealtimeCalls:
         access = await self._doorkeeper.admit(request)
         link = await find_call(self._opener, request.path_params["call_id"], access)
         logger.info("session %s: the client hung up", link.session_id)
-        await asyncio.shield(self._farewells.close(link))
+        await asyncio.shield(self._farewells.let_go(link, for_good=True))
         return Response(status_code=200)
 
     async def refuse_telephony(self, request: Request) -> Response:
@@ -85,9 +85,10 @@ class RealtimeCalls:
             link, answer = await self._answered(request, conversation, access, offer.sdp)
         except BaseException:
             # Cancelled or refused, the call was not answered; its key must not be lost with it.
-            await asyncio.shield(self._farewells.take("a call", self._doorkeeper.restore(access)))
+            restoring = self._doorkeeper.restore(access)
+            await asyncio.shield(self._farewells.take(restoring, "a call's key was not given back"))
             raise
-        await asyncio.shield(self._farewells.detach(link))
+        await asyncio.shield(self._farewells.let_go(link, for_good=False))
         logger.info("session %s: a call was answered (%s)", link.session_id, dialect)
         root = request.scope.get("app_root_path", request.scope.get("root_path", ""))
         headers = {
@@ -112,7 +113,7 @@ class RealtimeCalls:
         try:
             return link, await link.answer(sdp)
         except BaseException:
-            await asyncio.shield(self._farewells.close(link))
+            await asyncio.shield(self._farewells.let_go(link, for_good=True))
             raise
 
     def _conversation(

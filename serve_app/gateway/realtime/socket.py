@@ -29,12 +29,12 @@ from serve_app.config import AppConfig
 from serve_app.conversation import faults
 from serve_app.conversation.spec import ConversationSpec, Dialect
 from serve_app.gateway.door_socket import NORMAL_CLOSURE, TRY_AGAIN_LATER, DoorSocket, SocketLimits
+from serve_app.gateway.farewell import Farewells
 from serve_app.gateway.link import SessionLink, SessionOpener
 from serve_app.gateway.realtime.access import Access, Doorkeeper, key_of_subprotocols
 from serve_app.gateway.realtime.calls import check_bound, find_call, session_s
 from serve_app.gateway.realtime.client_json import parse_object
 from serve_app.gateway.realtime.errors import INVALID, SERVER, ApiError, api_error, refused
-from serve_app.gateway.realtime.farewell import Farewells
 from serve_app.gateway.realtime.mint import checked_settings
 from serve_app.session.events import ConversationEvent, SessionClosed, SessionEnding, SessionEvent
 from serve_app.session.request import SessionRequest
@@ -95,10 +95,7 @@ class RealtimeSocketDoor:
         try:
             await connection.run(is_sideband=is_sideband)
         finally:
-            if is_sideband:
-                self._farewells.detach(link)
-            else:
-                self._farewells.close(link)
+            self._farewells.let_go(link, for_good=not is_sideband)
 
     async def _admit(
         self, websocket: WebSocket, offered: Sequence[str], *, is_sideband: bool
@@ -154,7 +151,8 @@ class RealtimeSocketDoor:
                 )
             )
         except BaseException:
-            await asyncio.shield(self._farewells.take("a socket", self._doorkeeper.restore(access)))
+            restoring = self._doorkeeper.restore(access)
+            await asyncio.shield(self._farewells.take(restoring, "a socket's key was not given back"))
             raise
 
 

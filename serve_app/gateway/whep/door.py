@@ -39,6 +39,7 @@ from serve_app.errors import (
     Unauthorized,
 )
 from serve_app.gateway.auth import Keyring, check_origin
+from serve_app.gateway.farewell import Farewells
 from serve_app.gateway.http_body import BodyRefused, read_body
 from serve_app.gateway.link import SessionLink, SessionOpener
 from serve_app.gateway.public_url import http_url
@@ -92,6 +93,7 @@ class WhepDoor:
         self._keyring = keyring
         self._tokens = tokens
         self._config = config
+        self._farewells = Farewells()
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes of endpoints and of players' resources."""
@@ -202,7 +204,7 @@ class WhepDoor:
             yield link
         finally:
             # Shielded: a request that is cancelled lets go of its session all the same.
-            await asyncio.shield(_detached(link))
+            await asyncio.shield(self._farewells.let_go(link, for_good=False))
 
     async def _attached(self, session_id: str) -> SessionLink:
         try:
@@ -333,11 +335,3 @@ def _text(body: bytes) -> str:
 def _bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
-
-
-async def _detached(link: SessionLink) -> None:
-    try:
-        await link.detach()
-    except Exception:
-        # Nobody waits for this; a link that only stands beside its session holds nothing.
-        logger.exception("session %s: could not be let go", link.session_id)

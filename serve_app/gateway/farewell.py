@@ -18,25 +18,22 @@ class Farewells:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def close(self, link: SessionLink) -> asyncio.Task[None]:
-        """End a session; the task never fails."""
-        return self.take(f"session {link.session_id}", link.close())
+    def let_go(self, link: SessionLink, *, for_good: bool) -> asyncio.Task[None]:
+        """End a session, or leave one that goes on; the task never fails."""
+        step = link.close() if for_good else link.detach()
+        return self.take(step, f"session {link.session_id}: could not be let go")
 
-    def detach(self, link: SessionLink) -> asyncio.Task[None]:
-        """Leave a session, which goes on; the task never fails."""
-        return self.take(f"session {link.session_id}", link.detach())
-
-    def take(self, name: str, step: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Take any other step; `name` begins the log line of a failure. The task never fails."""
-        task = asyncio.create_task(_taken(name, step))
+    def take(self, step: Coroutine[Any, Any, None], failure: str) -> asyncio.Task[None]:
+        """Take any other step; `failure` is logged of one that fails. The task never fails."""
+        task = asyncio.create_task(_taken(step, failure))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
 
-async def _taken(name: str, step: Coroutine[Any, Any, None]) -> None:
+async def _taken(step: Coroutine[Any, Any, None], failure: str) -> None:
     try:
         await step
     except Exception:
         # Nobody waits for this: a session's lease ends it, and an ephemeral key expires.
-        logger.exception("%s: a last step failed", name)
+        logger.exception(failure)
