@@ -221,3 +221,8 @@ class ReplicaLost(AvatarError):
 
     code = "replica_lost"
     retryable = True
+
+
+def unexpected(error: Exception) -> str:
+    """Tell a client of an unexpected failure by its kind alone: its text may hold what a client sent."""
+    return f"the server failed at this ({type(error).__name__}); its log says more"

@@ -33,6 +33,7 @@ from serve_app.errors import (
     ModelNotLoaded,
     SessionNotFound,
     Unauthorized,
+    unexpected,
 )
 from serve_app.gateway.a2v.audio import A2vAudio, AudioLimits, Fault
 from serve_app.gateway.a2v.messages import (
@@ -330,6 +331,4 @@ def _refusal_code(error: AvatarError) -> int:
 
 
 def _internal(session_id: str | None, error: Exception) -> ErrorEvent:
-    """Tell of an unexpected failure by its kind alone: its text may hold what a client sent."""
-    failed = AvatarError(f"the server failed at this ({type(error).__name__}); its log says more")
-    return error_event(session_id, failed)
+    return error_event(session_id, AvatarError(unexpected(error)))

@@ -40,6 +40,7 @@ from serve_app.errors import (
     ModelError,
     QuotaExceeded,
     Unauthorized,
+    unexpected,
 )
 from serve_app.gateway.auth import Caller, Keyring, check_origin
 from serve_app.gateway.door_socket import TRY_AGAIN_LATER, DoorSocket, Lane, SocketLimits, cancelled
@@ -163,7 +164,7 @@ class NavTalkDoor:
         except Exception as error:
             # Whatever failed in one admission, its client is told and the others go on.
             logger.exception("a session could not be opened")
-            event, code, reason = connected("backend_error", _failure(error)), 1011, ""
+            event, code, reason = connected("backend_error", unexpected(error)), 1011, ""
         logger.info("socket refused: %s", event["type"])
         await websocket.send_text(json.dumps(event))
         await websocket.close(code, reason)
@@ -259,7 +260,7 @@ class _Connection:
         except Exception as error:
             # Without an offer there is no picture; the client is told and the others go on.
             logger.exception("session %s: nothing could be offered", self._session_id)
-            return await self._end(connected("backend_error", _failure(error)), 1011)
+            return await self._end(connected("backend_error", unexpected(error)), 1011)
         if not await self._tell([offer, *self._voice.opening()]):
             return TRY_AGAIN_LATER
         relay, signal = asyncio.ensure_future(self._relay()), asyncio.ensure_future(self._signal())
@@ -286,7 +287,7 @@ class _Connection:
         except Exception as error:
             # A session without events is of no use to its client.
             logger.exception("session %s: its events failed", self._session_id)
-            return await self._end(connected("backend_error", _failure(error)), 1011)
+            return await self._end(connected("backend_error", unexpected(error)), 1011)
         return await self._end(connected("close", "Another socket took the session over"), TAKEN_OVER)
 
     async def _end_utterances(self) -> int:
@@ -334,7 +335,7 @@ class _Connection:
             return [error_event(error)]
         except Exception as error:
             logger.exception("session %s: a message failed", self._session_id)
-            return [error_event(AvatarError(_failure(error)))]
+            return [error_event(AvatarError(unexpected(error)))]
 
 
 def _refusal(error: AvatarError, caller: Caller) -> tuple[dict[str, Any], int, str]:
@@ -361,8 +362,3 @@ def _limit_text(caller: Caller) -> str:
 
 def _texts(events: list[dict[str, Any]]) -> list[str]:
     return [json.dumps(event) for event in events]
-
-
-def _failure(error: Exception) -> str:
-    """Tell of an unexpected failure by its kind alone: its text may hold what a client sent."""
-    return f"the server failed at this ({type(error).__name__}); its log says more"

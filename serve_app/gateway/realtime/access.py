@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from serve_app.config import AppConfig
 from serve_app.errors import Unauthorized
-from serve_app.gateway.auth import Keyring, check_origin
+from serve_app.gateway.auth import Keyring, bearer_of, check_origin
 from serve_app.gateway.ephemeral import EphemeralKeys, Grant
 from serve_app.gateway.realtime.errors import refused
 
@@ -65,7 +65,7 @@ class Doorkeeper:
             Unauthorized: no key that is known.
             RealtimeRefused: status 403: pages of that origin may not enter.
         """
-        key = given or _bearer(connection)
+        key = given or bearer_of(connection)
         if key.startswith(EPHEMERAL_PREFIX):
             grant = await self._keys.check(key)
             access = Access(grant.key_id, grant, key)
@@ -115,8 +115,3 @@ def key_of_subprotocols(offered: Sequence[str]) -> str | None:
         if name.startswith(KEY_PROTOCOL):
             return name.removeprefix(KEY_PROTOCOL)
     return None
-
-
-def _bearer(connection: HTTPConnection) -> str:
-    scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""

@@ -22,6 +22,7 @@ from serve_app.errors import (
     SessionNotFound,
     SpeechOverrun,
     Unauthorized,
+    unexpected,
 )
 from serve_app.gateway.http_body import BodyRefused
 
@@ -135,6 +136,4 @@ def api_error(error: Exception) -> ApiError:
         if isinstance(error, kind):
             retry_after_s = getattr(error, "retry_after_s", 1.0 if error.retryable else None)
             return ApiError(status, str(error) or error.code, code or error.code, type_, param, retry_after_s)
-    # The text of anything else may hold what a client sent.
-    detail = f"the server failed at this ({type(error).__name__}); its log says more"
-    return ApiError(500, detail, "internal_error", SERVER)
+    return ApiError(500, unexpected(error), "internal_error", SERVER)

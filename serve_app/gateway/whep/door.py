@@ -37,8 +37,9 @@ from serve_app.errors import (
     InvalidDescription,
     SessionNotFound,
     Unauthorized,
+    unexpected,
 )
-from serve_app.gateway.auth import Keyring, check_origin
+from serve_app.gateway.auth import Keyring, bearer_of, check_origin
 from serve_app.gateway.farewell import Farewells
 from serve_app.gateway.http_body import BodyRefused, read_body
 from serve_app.gateway.link import SessionLink, SessionOpener
@@ -177,7 +178,7 @@ class WhepDoor:
         Raises:
             Unauthorized: neither a key nor this session's token.
         """
-        bearer = _bearer(request)
+        bearer = bearer_of(request)
         try:
             key_id = self._keyring.authenticate(request).key_id
         except Unauthorized:
@@ -265,7 +266,7 @@ async def _told(method: Endpoint, request: Request) -> Response:
     except Exception as error:
         # Whatever failed in one request, its player is told and the others go on.
         logger.exception("a WHEP request failed")
-        return _problem(500, f"the server failed at this ({type(error).__name__}); its log says more")
+        return _problem(500, unexpected(error))
 
 
 def _status(error: AvatarError) -> tuple[int, dict[str, str]]:
@@ -330,8 +331,3 @@ def _text(body: bytes) -> str:
         return body.decode()
     except UnicodeDecodeError:
         raise InvalidDescription("expected text in UTF-8, found something else") from None
-
-
-def _bearer(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
