@@ -2,6 +2,7 @@
  * What a person uses in a conversation: microphone, button to talk, line to write, voice, and things to try.
  */
 
+import { emit } from "./events.js";
 import { element, make } from "./page.js";
 import { COLOURS } from "./tools.js";
 
@@ -75,10 +76,10 @@ export class CallControls extends EventTarget {
     this.choice.onchange = () => {
       this.#release();
       this.muted = false;
-      this.#emit("push-to-talk", { on: this.pushToTalk });
+      emit(this, "push-to-talk", { on: this.pushToTalk });
       this.#showButton();
     };
-    this.voices.onchange = () => this.#emit("voice", { voice: this.voice });
+    this.voices.onchange = () => emit(this, "voice", { voice: this.voice });
     const composer = element("composer", HTMLFormElement);
     element("send").onclick = () => composer.requestSubmit();
     composer.onsubmit = (event) => {
@@ -86,7 +87,7 @@ export class CallControls extends EventTarget {
       const text = this.line.value.trim();
       if (!text || !this.ready) return;
       this.line.value = "";
-      this.#emit("write", { text });
+      emit(this, "write", { text });
     };
   }
 
@@ -105,7 +106,7 @@ export class CallControls extends EventTarget {
     ];
     const made = chips.map(([label, text]) => {
       const chip = make("button", { type: "button", class: "chip" }, /** @type {string} */ (label));
-      chip.onclick = () => this.#emit("write", { text: /** @type {() => string} */ (text)() });
+      chip.onclick = () => emit(this, "write", { text: /** @type {() => string} */ (text)() });
       return chip;
     });
     element("suggestions").replaceChildren(...made);
@@ -113,21 +114,21 @@ export class CallControls extends EventTarget {
 
   #toggleMute() {
     this.muted = !this.muted;
-    this.#emit("mute", { muted: this.muted });
+    emit(this, "mute", { muted: this.muted });
     this.#showButton();
   }
 
   #press() {
     if (!this.pushToTalk || !this.ready) return;
     this.button.dataset.held = "true";
-    this.#emit("press", {});
+    emit(this, "press");
     this.#showButton();
   }
 
   #release() {
     if (this.button.dataset.held !== "true") return;
     this.button.dataset.held = "false";
-    this.#emit("release", {});
+    emit(this, "release");
     this.#showButton();
   }
 
@@ -136,14 +137,6 @@ export class CallControls extends EventTarget {
     this.button.setAttribute("aria-pressed", String(this.pushToTalk ? held : !this.muted && this.ready));
     if (this.pushToTalk) this.label.textContent = held ? "Let go to send" : "Hold to talk";
     else this.label.textContent = this.muted ? "Unmute" : "Mute";
-  }
-
-  /**
-   * @param {string} name
-   * @param {object} detail
-   */
-  #emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 }
 

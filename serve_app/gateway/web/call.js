@@ -3,6 +3,7 @@
  */
 
 import { DoorError } from "./door-error.js";
+import { emit } from "./events.js";
 import { MediaStats, triedPairs } from "./stats.js";
 
 /** How often figures are read. */
@@ -91,7 +92,7 @@ export class Call extends EventTarget {
     this.stats = new MediaStats(peer.connection);
     this.frames = 0;
     this.framesAtMs = performance.now();
-    peer.addEventListener("stream", (event) => this.#emit("stream", /** @type {CustomEvent} */ (event).detail));
+    peer.addEventListener("stream", (event) => emit(this, "stream", /** @type {CustomEvent} */ (event).detail));
     peer.addEventListener("state", () => this.#peerState());
     peer.addEventListener("failed", (event) => this.#failed(/** @type {CustomEvent} */ (event).detail.reason));
     this.#setMedia("waiting");
@@ -128,7 +129,7 @@ export class Call extends EventTarget {
       clearTimeout(this.slowTimer);
       this.framesAtMs = performance.now();
     }
-    this.#emit("ice", { state: this.ice });
+    emit(this, "ice", { state: this.ice });
   }
 
   async #read() {
@@ -137,7 +138,7 @@ export class Call extends EventTarget {
     const figures = await stats.read();
     if (peer !== this.peer) return;
     this.#watch(figures.framesDecoded);
-    if (peer.alive) this.#emit("figures", figures);
+    if (peer.alive) emit(this, "figures", figures);
   }
 
   /** @param {number} frames decoded since the peer began */
@@ -165,7 +166,7 @@ export class Call extends EventTarget {
   #notStarted(error) {
     if (error instanceof DoorError) {
       this.stop();
-      this.#emit("refused", { error });
+      emit(this, "refused", { error });
     } else {
       this.#failed("no-answer", error.message);
     }
@@ -186,10 +187,10 @@ export class Call extends EventTarget {
     this.framesAtMs = performance.now() + delayMs;
     this.retryTimer = setTimeout(() => this.renew(), delayMs);
     this.#setMedia("none");
-    this.#emit("ice", { state: this.ice });
+    emit(this, "ice", { state: this.ice });
     this.#tell(reason);
     // The network below the socket may be gone as well, which a browser notices only after minutes.
-    if (reason === "lost" || reason === "no-answer") this.#emit("unreachable", {});
+    if (reason === "lost" || reason === "no-answer") emit(this, "unreachable");
   }
 
   /**
@@ -202,7 +203,7 @@ export class Call extends EventTarget {
     if (!peer) return;
     const pairs = this.serverPairs.length ? this.serverPairs : await triedPairs(peer.connection);
     if (peer !== this.peer) return;
-    this.#emit("trouble", {
+    emit(this, "trouble", {
       reason,
       serverDetail: this.serverDetail,
       pairs,
@@ -220,14 +221,6 @@ export class Call extends EventTarget {
   #setMedia(state) {
     if (state === this.media) return;
     this.media = state;
-    this.#emit("media", { state });
-  }
-
-  /**
-   * @param {string} name
-   * @param {object} detail
-   */
-  #emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, { detail }));
+    emit(this, "media", { state });
   }
 }

@@ -3,6 +3,8 @@
  * it is, read off the server's events; and the client events for what a person does.
  */
 
+import { emit } from "./events.js";
+
 /** Sound that was spoken before the button was let go is still on its way for so long. */
 const TAIL_MS = 250;
 
@@ -154,7 +156,7 @@ export class Conversation extends EventTarget {
           tool_choice: "auto",
           audio: { input: { transcription: { model: "whisper-1" }, turn_detection: this.pushToTalk ? null : SERVER_VAD } },
         });
-        this.#emit("ready", { sessionId: event.session.id });
+        emit(this, "ready", { sessionId: event.session.id });
         break;
       case "input_audio_buffer.speech_started":
         this.isHearing = true;
@@ -285,7 +287,7 @@ export class Conversation extends EventTarget {
     if (status === "failed") {
       const message = details?.error?.message ?? "The agent could not answer.";
       if (entry) this.#change(entry, { state: "failed", problem: message });
-      this.#emit("fault", { code: details?.error?.code ?? "", message });
+      emit(this, "fault", { code: details?.error?.code ?? "", message });
     } else if (status === "cancelled" && entry && entry.state !== "speaking") {
       this.#change(entry, { state: "interrupted" });
     }
@@ -318,7 +320,7 @@ export class Conversation extends EventTarget {
     if (eventId === "answer") this.isAnswering = false;
     const written = eventId ? this.entries.get(eventId) : undefined;
     if (written) this.#change(written, { state: "failed", problem: message });
-    this.#emit("fault", { code, message });
+    emit(this, "fault", { code, message });
   }
 
   /**
@@ -333,7 +335,7 @@ export class Conversation extends EventTarget {
     const entry = this.entries.get(this.spoken.get(responseId) ?? "");
     const seconds = state === "speaking" ? null : (performance.now() - startedAtMs) / 1000;
     if (entry) this.#change(entry, { state, seconds });
-    this.#emit("sound", { on: this.playing.size > 0 });
+    emit(this, "sound", { on: this.playing.size > 0 });
   }
 
   /** The server is told to listen in another way, and forgets the turn that has begun. */
@@ -353,7 +355,7 @@ export class Conversation extends EventTarget {
   }
 
   #sent() {
-    this.#emit("sent", {});
+    emit(this, "sent");
   }
 
   /**
@@ -386,7 +388,7 @@ export class Conversation extends EventTarget {
    */
   #change(entry, changes) {
     Object.assign(entry, changes);
-    this.#emit("entry", entry);
+    emit(this, "entry", entry);
   }
 
   /**
@@ -418,14 +420,6 @@ export class Conversation extends EventTarget {
   }
 
   #tellTurn() {
-    this.#emit("turn", { turn: this.turn });
-  }
-
-  /**
-   * @param {string} name
-   * @param {object} detail
-   */
-  #emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, { detail }));
+    emit(this, "turn", { turn: this.turn });
   }
 }

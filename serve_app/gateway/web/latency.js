@@ -5,6 +5,8 @@
  * A change well above what the idle face shows counts as lips moving.
  */
 
+import { emit } from "./events.js";
+
 /** Where portraits have their mouth, as shares of the picture. */
 const MOUTH = { x: 0.38, y: 0.54, width: 0.24, height: 0.2 };
 
@@ -153,6 +155,6 @@ export class LipLatency extends EventTarget {
   #measured(latency) {
     this.waiting = null;
     clearTimeout(this.serverTimer);
-    this.dispatchEvent(new CustomEvent("measured", { detail: latency }));
+    emit(this, "measured", latency);
   }
 }

@@ -4,6 +4,8 @@
  * A peer is used once. When it fails, a new one is made. How offer and answer travel is its subclasses' matter.
  */
 
+import { emit } from "./events.js";
+
 /**
  * @typedef {"new" | "connecting" | "connected" | "disconnected" | "failed" | "closed"} PeerState
  */
@@ -88,17 +90,9 @@ export class Peer extends EventTarget {
     this.state = "closed";
   }
 
-  /**
-   * @param {string} name
-   * @param {object} detail
-   */
-  emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, { detail }));
-  }
-
   /** @param {RTCTrackEvent} event */
   #track(event) {
-    this.emit("stream", { stream: event.streams[0] ?? new MediaStream([event.track]) });
+    emit(this, "stream", { stream: event.streams[0] ?? new MediaStream([event.track]) });
   }
 
   #connectionState() {
@@ -117,14 +111,14 @@ export class Peer extends EventTarget {
     clearTimeout(this.timer);
     if (this.state === "failed" || this.state === "closed") return;
     this.#setState("failed");
-    this.emit("failed", { reason });
+    emit(this, "failed", { reason });
   }
 
   /** @param {PeerState} state */
   #setState(state) {
     if (state === this.state) return;
     this.state = state;
-    this.emit("state", { state });
+    emit(this, "state", { state });
   }
 }
 

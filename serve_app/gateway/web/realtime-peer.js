@@ -1,5 +1,6 @@
 /** A peer of the Realtime door: one offer, one answer, and the conversation's events in a data channel. */
 
+import { emit } from "./events.js";
 import { Peer, preferH264 } from "./peer.js";
 import { hangUp, mint, postOffer } from "./realtime-door.js";
 
@@ -26,9 +27,9 @@ export class RealtimePeer extends Peer {
     /** @type {Promise<void> | null} */
     this.leaving = null;
     this.channel = this.connection.createDataChannel(CHANNEL);
-    this.channel.onopen = () => this.emit("open", {});
-    this.channel.onclose = () => this.emit("closed", {});
-    this.channel.onmessage = ({ data }) => this.emit("event", JSON.parse(data));
+    this.channel.onopen = () => emit(this, "open");
+    this.channel.onclose = () => emit(this, "closed");
+    this.channel.onmessage = ({ data }) => emit(this, "event", JSON.parse(data));
   }
 
   /**

@@ -6,6 +6,8 @@
  * session, the next socket asks for a fresh one.
  */
 
+import { emit } from "./events.js";
+
 /**
  * @typedef {"connecting" | "open" | "waiting" | "full" | "closed"} SocketState
  *
@@ -152,7 +154,7 @@ export class SessionSocket extends EventTarget {
       if (code === "SRV_5001") this.retryAfterS = Number(message.details.retry_after_s) || 5;
       if (code === "WS_1001") this.#lose();
     }
-    this.#emit("message", message);
+    emit(this, "message", message);
   }
 
   /** @param {Established} message */
@@ -163,7 +165,7 @@ export class SessionSocket extends EventTarget {
     this.established = true;
     this.establishedAtMs = performance.now();
     this.#setState("open");
-    this.#emit("established", { ...message, awayMs: this.cutAtMs ? performance.now() - this.cutAtMs : 0 });
+    emit(this, "established", { ...message, awayMs: this.cutAtMs ? performance.now() - this.cutAtMs : 0 });
     this.cutAtMs = 0;
     for (const text of this.queue) this.socket?.send(text);
     this.clearQueue();
@@ -172,7 +174,7 @@ export class SessionSocket extends EventTarget {
   #lose() {
     this.forget();
     this.attempt = 0;
-    this.#emit("lost", {});
+    emit(this, "lost");
   }
 
   /**
@@ -187,7 +189,7 @@ export class SessionSocket extends EventTarget {
     if (code === TAKEN_OVER) {
       this.forget();
       this.#setState("closed");
-      this.#emit("taken", {});
+      emit(this, "taken");
       return;
     }
     if (wasEstablished) {
@@ -233,14 +235,6 @@ export class SessionSocket extends EventTarget {
    */
   #setState(state, retryInMs = 0) {
     this.state = state;
-    this.#emit("state", { state, retryInMs });
-  }
-
-  /**
-   * @param {string} name
-   * @param {object} detail
-   */
-  #emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, { detail }));
+    emit(this, "state", { state, retryInMs });
   }
 }

@@ -2,6 +2,7 @@
  * The avatar's place on the page: its picture, and its sound, which browsers may hold back until a gesture.
  */
 
+import { emit } from "./events.js";
 import { element } from "./page.js";
 
 /** Events: `picture` {} with the first frame of a stream, `sound` {on, blocked}. */
@@ -94,7 +95,7 @@ export class Stage extends EventTarget {
     this.toggle.hidden = this.blocked;
     this.toggle.setAttribute("aria-pressed", String(!on));
     element("sound-icon", /** @type {any} */ (SVGElement)).setAttribute("href", on ? "#icon-sound" : "#icon-muted");
-    this.dispatchEvent(new CustomEvent("sound", { detail: { on, blocked: this.blocked } }));
+    emit(this, "sound", { on, blocked: this.blocked });
   }
 
   /** @param {"shown" | "stale" | "none"} state */

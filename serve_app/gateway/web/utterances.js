@@ -5,6 +5,7 @@
  * first message, and the server's generation events name it by that.
  */
 
+import { emit } from "./events.js";
 import { SPEECH_HZ, firstVoiced, padTo, toBase64, toBytes, toWav } from "./speech-pcm.js";
 
 /** Longer speech is sent in pieces. */
@@ -79,13 +80,13 @@ export class Utterances extends EventTarget {
     if (!this.live) {
       this.live = { index: this.nextIndex, samples: 0, quiet: PAUSE_S * SPEECH_HZ };
       this.open.set(this.live.index, "queued");
-      this.#emit("change", {});
+      emit(this, "change");
     }
     const live = this.live;
     const voiceAt = firstVoiced(samples);
     if (voiceAt >= 0 && live.quiet + voiceAt >= PAUSE_S * SPEECH_HZ) {
       const agoMs = ((samples.length - voiceAt) / SPEECH_HZ) * 1000;
-      this.#emit("sending", { index: live.index, voiceAtMs: performance.now() - agoMs });
+      emit(this, "sending", { index: live.index, voiceAtMs: performance.now() - agoMs });
     }
     live.quiet = voiceAt >= 0 ? 0 : live.quiet + samples.length;
     this.#sendChunk(samples, { isFirst: live.samples === 0, isFinal: false });
@@ -107,9 +108,9 @@ export class Utterances extends EventTarget {
     this.live = null;
     this.socket.clearQueue();
     this.socket.send({ type: "agent.interrupt" }, { keep: true });
-    this.#emit("interrupted", {});
+    emit(this, "interrupted");
     for (const [index, state] of this.open) if (state === "queued") this.open.delete(index);
-    this.#emit("change", {});
+    emit(this, "change");
   }
 
   /** The session is another one: nothing that was sent will be spoken. */
@@ -118,7 +119,7 @@ export class Utterances extends EventTarget {
     this.live = null;
     this.open.clear();
     this.nextIndex = 0;
-    this.#emit("change", {});
+    emit(this, "change");
   }
 
   /** @param {number} index */
@@ -126,13 +127,13 @@ export class Utterances extends EventTarget {
     // Utterances play in order, so one that starts ends all before it, even if their events were lost.
     for (const known of this.open.keys()) if (known < index) this.open.delete(known);
     this.open.set(index, "speaking");
-    this.#emit("change", {});
+    emit(this, "change");
   }
 
   /** @param {number} index */
   completed(index) {
     this.open.delete(index);
-    this.#emit("change", {});
+    emit(this, "change");
   }
 
   /**
@@ -143,7 +144,7 @@ export class Utterances extends EventTarget {
   refused(index) {
     this.pieces?.abort();
     this.open.delete(index ?? Math.max(...this.open.keys()));
-    this.#emit("change", {});
+    emit(this, "change");
   }
 
   /** @param {Int16Array} samples */
@@ -184,26 +185,18 @@ export class Utterances extends EventTarget {
     if (samples.length <= WHOLE_UP_TO_S * SPEECH_HZ) this.nextIndex += 1;
     const voiceAt = firstVoiced(samples);
     if (voiceAt >= 0 && !this.busy) {
-      this.#emit("sending", { index, voiceAtMs: nowMs + (voiceAt / SPEECH_HZ) * 1000 });
+      emit(this, "sending", { index, voiceAtMs: nowMs + (voiceAt / SPEECH_HZ) * 1000 });
     }
     this.open.set(index, "queued");
-    this.#emit("change", {});
+    emit(this, "change");
     return index;
   }
 
   /** @param {number} index */
   #undo(index) {
     this.open.delete(index);
-    this.#emit("change", {});
+    emit(this, "change");
     return false;
-  }
-
-  /**
-   * @param {string} name
-   * @param {object} detail
-   */
-  #emit(name, detail) {
-    this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 }
 
