@@ -44,6 +44,7 @@ from serve_app.session.events import (
     UtteranceStarted,
 )
 from serve_app.session.request import SessionRequest
+from tests.clocks import SleeplessClock
 from tests.fakes import ANSWER, Call, FakeSessionLink, FakeSessionOpener
 
 pytestmark = pytest.mark.protocol
@@ -635,27 +636,14 @@ def test_logs_hold_no_speech_sdp_or_token(caplog: pytest.LogCaptureFixture) -> N
         assert secret not in caplog.text
 
 
-class StoppedClock:
-    """A clock that tests move."""
-
-    def __init__(self) -> None:
-        self.time_s = 0.0
-
-    def now_s(self) -> float:
-        return self.time_s
-
-    async def sleep_until(self, when_s: float) -> None:
-        raise NotImplementedError
-
-
 def test_a_flood_is_told_once_and_closed() -> None:
-    clock = StoppedClock()
+    clock = SleeplessClock(0.0)
     limits = SocketLimits(messages_per_s=10, burst_messages=5)
     link = FakeSessionLink()
     with session(link, limits=limits, clock=clock) as socket:
         for _ in range(5):
             settle(socket)
-        clock.time_s += 0.1
+        clock.s += 0.1
         settle(socket)
         for _ in range(3):
             send(socket, "agent.interrupt")

@@ -12,6 +12,7 @@ from serve_app.rtc.channel import (
     MESSAGES_PER_S,
     EventChannel,
 )
+from tests.clocks import SleeplessClock
 from tests.unit.rtc.callers import Heard
 
 pytestmark = pytest.mark.unit
@@ -40,24 +41,11 @@ class Wire(AsyncIOEventEmitter):
         self.emit("close")
 
 
-class Watch:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.s = 0.0
-
-    def now_s(self) -> float:
-        return self.s
-
-    async def sleep_until(self, when_s: float) -> None:
-        raise AssertionError(when_s)
-
-
 class Side:
     def __init__(self) -> None:
         self.heard = Heard()
         self.failures: list[str] = []
-        self.watch = Watch()
+        self.watch = SleeplessClock(0.0)
         self.events = EventChannel(self.heard, self.watch, self.failures.append)
 
     def take(self, label: str = "oai-events") -> Wire:

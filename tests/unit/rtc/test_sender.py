@@ -33,6 +33,7 @@ from serve_app.rtc.sender import (
     split_nals,
 )
 from serve_app.rtc.tracks import MediaTrack, PictureTrack, SoundTrack
+from tests.clocks import SetClock
 
 pytestmark = pytest.mark.unit
 
@@ -91,19 +92,6 @@ class Source:
         self.bitrates.append(bps)
 
 
-class HandClock:
-    """Stands still until it is slept on or moved."""
-
-    def __init__(self) -> None:
-        self.s = 100.0
-
-    def now_s(self) -> float:
-        return self.s
-
-    async def sleep_until(self, when_s: float) -> None:
-        self.s = max(self.s, when_s)
-
-
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The RTP packets that senders hand to their transport."""
@@ -149,7 +137,7 @@ async def test_aiortc_still_has_what_the_sender_relies_on() -> None:
 
 
 async def test_feedback_reaches_the_source_of_the_picture() -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    pc, source, clock = RTCPeerConnection(), Source(), SetClock()
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     ssrc = sender._ssrc
     await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=1, ssrc=1, media_ssrc=ssrc))
@@ -171,7 +159,7 @@ async def test_feedback_reaches_the_source_of_the_picture() -> None:
 
 
 async def test_a_receiver_that_asks_and_asks_gets_a_keyframe_when_one_could_have_come() -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    pc, source, clock = RTCPeerConnection(), Source(), SetClock()
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     await sender._next_encoded_frame(None)
     at_start = source.keyframes
@@ -188,7 +176,7 @@ async def test_a_receiver_that_asks_and_asks_gets_a_keyframe_when_one_could_have
 
 
 async def test_pictures_beyond_the_estimate_are_left_out_before_they_are_encoded() -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    pc, source, clock = RTCPeerConnection(), Source(), SetClock()
     source.unit = b"\x00\x00\x01\x41" + b"x" * 5000
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     await estimate(sender, 200_000)
@@ -203,7 +191,7 @@ async def test_pictures_beyond_the_estimate_are_left_out_before_they_are_encoded
 
 
 async def test_what_is_sent_again_counts_and_ends_with_the_estimate(sent: list[bytes]) -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    pc, source, clock = RTCPeerConnection(), Source(), SetClock()
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     remember(sender, range(100, 150), 1000)
     await estimate(sender, 200_000)
@@ -217,7 +205,7 @@ async def test_what_is_sent_again_counts_and_ends_with_the_estimate(sent: list[b
 
 
 async def test_a_backlog_that_the_network_has_no_room_for_is_ended_by_a_keyframe(sent: list[bytes]) -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    pc, source, clock = RTCPeerConnection(), Source(), SetClock()
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     await sender._next_encoded_frame(None)
     remember(sender, range(100, 150), 1000)
@@ -232,7 +220,7 @@ async def test_a_backlog_that_the_network_has_no_room_for_is_ended_by_a_keyframe
 
 
 async def test_without_an_estimate_all_that_was_lost_is_sent_again(sent: list[bytes]) -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    pc, source, clock = RTCPeerConnection(), Source(), SetClock()
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     remember(sender, range(65_500, 65_536), 1000)
     await sender._handle_rtcp_packet(nack(sender, range(65_500, 65_536)))
@@ -241,7 +229,7 @@ async def test_without_an_estimate_all_that_was_lost_is_sent_again(sent: list[by
 
 
 async def test_a_packet_too_old_to_be_sent_again_brings_a_keyframe(sent: list[bytes]) -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    pc, source, clock = RTCPeerConnection(), Source(), SetClock()
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     remember(sender, range(1000, 1128), 100)
     await sender._handle_rtcp_packet(nack(sender, range(990, 1001)))
@@ -251,7 +239,7 @@ async def test_a_packet_too_old_to_be_sent_again_brings_a_keyframe(sent: list[by
 
 
 async def test_what_came_before_a_keyframe_is_not_sent_again(sent: list[bytes]) -> None:
-    pc, source, clock = RTCPeerConnection(), Source(), HandClock()
+    pc, source, clock = RTCPeerConnection(), Source(), SetClock()
     source.unit = b"\x00\x00\x01\x67sets\x00\x00\x01\x68sets\x00\x00\x01\x65picture"
     sender = await adopted(pc, PictureTrack(source, clock, clock.now_s(), 30, encoded=True))
     remember(sender, range(65_530, 65_536), 100)

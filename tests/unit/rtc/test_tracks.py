@@ -1,4 +1,3 @@
-import asyncio
 import logging
 
 import av
@@ -8,28 +7,15 @@ from aiortc.mediastreams import MediaStreamError
 from serve_app.nouns import PACKET_S
 from serve_app.rtc.encoder import SILENCE
 from serve_app.rtc.tracks import PictureTrack, SoundTrack
+from tests.clocks import SetClock
 
 pytestmark = pytest.mark.unit
-
-
-class JumpingClock:
-    """Time passes only in sleeps, and when a test says so."""
-
-    def __init__(self) -> None:
-        self.time_s = 100.0
-
-    def now_s(self) -> float:
-        return self.time_s
-
-    async def sleep_until(self, when_s: float) -> None:
-        await asyncio.sleep(0)
-        self.time_s = max(self.time_s, when_s)
 
 
 class Source:
     """Names every packet by its index, and notes when it was asked for."""
 
-    def __init__(self, clock: JumpingClock) -> None:
+    def __init__(self, clock: SetClock) -> None:
         self.clock = clock
         self.asked: list[tuple[int, float]] = []
         self.nothing: set[int] = set()
@@ -55,18 +41,18 @@ class Source:
         raise AssertionError(bps)
 
     def note(self, index: int) -> None:
-        self.asked.append((index, self.clock.time_s))
+        self.asked.append((index, self.clock.s))
         if index in self.broken:
             raise RuntimeError("broken source")
 
 
 @pytest.fixture
-def clock() -> JumpingClock:
-    return JumpingClock()
+def clock() -> SetClock:
+    return SetClock(100.0)
 
 
 @pytest.fixture
-def source(clock: JumpingClock) -> Source:
+def source(clock: SetClock) -> Source:
     return Source(clock)
 
 
@@ -92,42 +78,42 @@ async def test_frames_come_when_they_are_due(source: Source) -> None:
     assert [due_s for _, due_s in source.asked] == pytest.approx([100 + n / 30 for n in range(4)])
 
 
-async def test_late_sound_is_sent_at_once_and_none_is_left_out(source: Source, clock: JumpingClock) -> None:
+async def test_late_sound_is_sent_at_once_and_none_is_left_out(source: Source, clock: SetClock) -> None:
     track = sound_track(source)
     await track.next_packet()
-    clock.time_s += 0.5
+    clock.s += 0.5
     late = [await track.next_packet() for _ in range(26)]
     assert [int(data) for data, _ in late] == list(range(1, 27))
     assert source.asked[24][1] == source.asked[1][1]
-    assert clock.time_s == pytest.approx(100 + 26 * PACKET_S)
+    assert clock.s == pytest.approx(100 + 26 * PACKET_S)
 
 
-async def test_sound_more_than_a_second_late_is_skipped(source: Source, clock: JumpingClock) -> None:
+async def test_sound_more_than_a_second_late_is_skipped(source: Source, clock: SetClock) -> None:
     track = sound_track(source)
     await track.next_packet()
-    clock.time_s += 3
+    clock.s += 3
     assert await track.next_packet() == (b"150", 150 * 960)
 
 
-async def test_a_late_picture_goes_on_with_the_newest_frame(source: Source, clock: JumpingClock) -> None:
+async def test_a_late_picture_goes_on_with_the_newest_frame(source: Source, clock: SetClock) -> None:
     track = picture_track(source)
     await track.next_packet()
-    clock.time_s += 0.26
+    clock.s += 0.26
     assert await track.next_packet() == (b"7", 21000)
     assert await track.next_packet() == (b"8", 24000)
 
 
-async def test_a_picture_that_took_a_frame_time_loses_none(source: Source, clock: JumpingClock) -> None:
+async def test_a_picture_that_took_a_frame_time_loses_none(source: Source, clock: SetClock) -> None:
     track = picture_track(source)
     shown = []
     for _ in range(5):
         shown.append(await track.next_packet())
-        clock.time_s += 0.05
+        clock.s += 0.05
     assert [int(data) for data, _ in shown] == [0, 1, 3, 4, 6]
 
 
-async def test_tracks_that_start_later_share_the_session_clock(source: Source, clock: JumpingClock) -> None:
-    clock.time_s = 160.01
+async def test_tracks_that_start_later_share_the_session_clock(source: Source, clock: SetClock) -> None:
+    clock.s = 160.01
     data, pts = await sound_track(source).next_packet()
     picture, picture_pts = await picture_track(source).next_packet()
     assert pts / 48_000 == pytest.approx(60.0)
@@ -154,7 +140,7 @@ async def test_a_source_that_fails_ends_no_track(source: Source, caplog: pytest.
         heard = [(await sound.next_packet())[0] for _ in range(4)]
     assert heard == [b"0", SILENCE, SILENCE, b"3"]
     assert len(caplog.records) == 1
-    source.clock.time_s = 100
+    source.clock.s = 100
     assert [(await picture.next_packet())[0] for _ in range(2)] == [b"0", b"3"]
 
 

@@ -7,19 +7,6 @@ from datetime import UTC, datetime
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 
 
-class SetClock:
-    """A Clock that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.s = 1000.0
-
-    def now_s(self) -> float:
-        return self.s
-
-    async def sleep_until(self, when_s: float) -> None:
-        self.s = max(self.s, when_s)
-
-
 class Now:
     """POSIX time that stands still until a test moves it."""
 

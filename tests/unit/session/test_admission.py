@@ -9,7 +9,8 @@ from serve_app.session.admission import RESERVED_S, Admission, Place
 from serve_app.session.encode_load import LOOK_BACK_S, EncodeLoad
 from serve_app.session.opened import HeldSession, HostStatus
 from serve_app.session.usage import KeyLimits, UsageLedger
-from tests.unit.session.clocks import NOON, Now, SetClock
+from tests.clocks import SetClock
+from tests.unit.session.clocks import NOON, Now
 
 pytestmark = pytest.mark.unit
 

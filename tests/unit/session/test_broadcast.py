@@ -10,30 +10,18 @@ from serve_app.media.playout import Completed, Playout, Started
 from serve_app.nouns import PACKET_S, PACKET_SAMPLES, SOUND_HZ, Sound
 from serve_app.rtc.encoder import SILENCE
 from serve_app.session.broadcast import FIRST_PACKETS, KEPT, Broadcast
+from tests.clocks import SleeplessClock
 
 pytestmark = pytest.mark.unit
 
 FPS = 30
 
 
-class Time:
-    """A clock that tests turn."""
-
-    def __init__(self) -> None:
-        self.s = 100.0
-
-    def now_s(self) -> float:
-        return self.s
-
-    async def sleep_until(self, when_s: float) -> None:
-        raise AssertionError("a broadcast never waits")
-
-
 class Stage:
     """A broadcast over a real playout that starts without waiting for clips."""
 
     def __init__(self) -> None:
-        self.time = Time()
+        self.time = SleeplessClock(100.0)
         self.playout = Playout(FPS, PlayoutConfig(start_deadline_s=0.001))
         self.events: list[Started | Completed] = []
         self.broadcast = Broadcast(

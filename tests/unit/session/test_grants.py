@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from serve_app.errors import AdmissionRefused, Unauthorized
 from serve_app.session.grants import GrantStore, digest_of, new_key
+from tests.clocks import SetClock
 from tests.never_shown import NeverShown
-from tests.unit.session.clocks import SetClock
 
 pytestmark = pytest.mark.unit
 

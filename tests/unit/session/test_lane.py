@@ -19,7 +19,7 @@ from serve_app.nouns import PACKET_SAMPLES, SOUND_HZ, BaseLoop, Clip, Patch, Pic
 from serve_app.rtc.encoder import SILENCE, I420Frame
 from serve_app.session.broadcast import FIRST_PACKETS, Broadcast
 from serve_app.session.lane import Lane, RoomLane
-from tests.unit.session.clocks import SetClock
+from tests.clocks import SetClock
 
 pytestmark = pytest.mark.unit
 

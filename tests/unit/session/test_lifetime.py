@@ -17,7 +17,7 @@ from serve_app.session.events import SessionEnding
 from serve_app.session.lifetime import PEER_GRACE_S, end_of
 from serve_app.session.request import SessionRequest
 from serve_app.session.session import Face, Session
-from tests.unit.session.clocks import SetClock
+from tests.clocks import SetClock
 
 pytestmark = pytest.mark.unit
 

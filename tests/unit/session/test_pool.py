@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serve_app.config import SessionConfig
 from serve_app.session.pool import PoolSize, hosts_for
-from tests.unit.session.clocks import SetClock
+from tests.clocks import SetClock
 
 pytestmark = pytest.mark.unit
 

@@ -12,7 +12,7 @@ from serve_app.media.idle import EncodedLoop
 from serve_app.nouns import SOUND_HZ, BaseLoop, Sound
 from serve_app.session.request import SessionRequest
 from serve_app.session.session import Face, Session
-from tests.unit.session.clocks import SetClock
+from tests.clocks import SetClock
 
 pytestmark = pytest.mark.unit
 

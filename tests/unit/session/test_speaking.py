@@ -17,6 +17,7 @@ from serve_app.nouns import PACKET_S, PACKET_SAMPLES, SOUND_HZ
 from serve_app.session.broadcast import Broadcast
 from serve_app.session.speaking import SessionSpeaker
 from serve_app.speech.source import SpeechSource
+from tests.clocks import SleeplessClock
 from tests.virtual_time import VirtualClock, run_virtual
 
 pytestmark = pytest.mark.unit
@@ -38,24 +39,11 @@ class Reports:
         self.ended.append((tag, round(played_s, 2), interrupted))
 
 
-class Time:
-    """A clock that tests turn."""
-
-    def __init__(self) -> None:
-        self.s = 0.0
-
-    def now_s(self) -> float:
-        return self.s
-
-    async def sleep_until(self, when_s: float) -> None:
-        raise AssertionError("not in these tests")
-
-
 class Mouth:
     """A speaker over a real source and playout; `deliver` is what the dispatcher does, `play` the peer."""
 
     def __init__(self, max_buffered_s: float = 300.0) -> None:
-        self.time = Time()
+        self.time = SleeplessClock(0.0)
         self.packet = 0
         self.reports = Reports()
         self.playout = Playout(FPS, PlayoutConfig(start_deadline_s=0.001))

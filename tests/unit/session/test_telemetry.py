@@ -11,7 +11,7 @@ from serve_app.media.playout import Counters
 from serve_app.metrics import EventCounter, HostMetrics
 from serve_app.rtc.ice import PeerFailure
 from serve_app.session.telemetry import TIMELINE, Telemetry
-from tests.unit.session.clocks import SetClock
+from tests.clocks import SetClock
 
 pytestmark = pytest.mark.unit
 
