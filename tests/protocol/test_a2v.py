@@ -618,9 +618,7 @@ async def test_a_failing_detach_is_logged(caplog: pytest.LogCaptureFixture) -> N
     link, socket = FakeSessionLink(), RawSocket()
     link.fail["detach"] = ZeroDivisionError()
     socket.inbound.put_nowait({"type": "websocket.disconnect", "code": 1006})
-    await asyncio.wait_for(
-        socket.serve(A2vDoor(FakeSessionOpener(link), Keyring(AuthConfig()), AppConfig())), 5
-    )
+    await asyncio.wait_for(socket.serve(FakeSessionOpener(link)), 5)
     await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
     assert f"session {ID}: could not be let go" in caplog.text
 
@@ -683,7 +681,8 @@ class RawSocket:
         async with self.sent:
             await self.sent.wait_for(lambda: len(self.outbound) >= count)
 
-    def serve(self, door: A2vDoor) -> asyncio.Task[None]:
+    def serve(self, opener: FakeSessionOpener, limits: SocketLimits | None = None) -> asyncio.Task[None]:
+        door = A2vDoor(opener, Keyring(AuthConfig()), AppConfig(), limits=limits)
         websocket = WebSocket(self.scope, self.inbound.get, self.send)
         return asyncio.create_task(door(websocket))
 
@@ -691,7 +690,7 @@ class RawSocket:
 async def told_too_much(link: FakeSessionLink, socket: RawSocket, *, closing_s: float) -> asyncio.Task[None]:
     """Serve a client that stops reading, and tell it more than may wait."""
     limits = SocketLimits(waiting_events=4, patience_s=0.02, closing_s=closing_s)
-    task = socket.serve(A2vDoor(FakeSessionOpener(link), Keyring(AuthConfig()), AppConfig(), limits=limits))
+    task = socket.serve(FakeSessionOpener(link), limits)
     await socket.until_sent(2)
     socket.reads.clear()
     for index in range(10):
@@ -721,7 +720,7 @@ async def test_a_slow_reader_that_wakes_up_is_told_the_close_code() -> None:
 
 async def test_a_cancelled_socket_lets_its_session_go() -> None:
     link, socket = FakeSessionLink(), RawSocket()
-    task = socket.serve(A2vDoor(FakeSessionOpener(link), Keyring(AuthConfig()), AppConfig()))
+    task = socket.serve(FakeSessionOpener(link))
     await socket.until_sent(2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -733,9 +732,7 @@ async def test_a_cancelled_socket_lets_its_session_go() -> None:
 async def test_a_client_that_leaves_while_it_waits_is_let_go() -> None:
     link, socket = FakeSessionLink(), RawSocket()
     socket.inbound.put_nowait({"type": "websocket.disconnect", "code": 1006})
-    await asyncio.wait_for(
-        socket.serve(A2vDoor(FakeSessionOpener(link), Keyring(AuthConfig()), AppConfig())), 5
-    )
+    await asyncio.wait_for(socket.serve(FakeSessionOpener(link)), 5)
     assert await asyncio.to_thread(link.detached.wait, 5)
 
 
@@ -743,9 +740,7 @@ async def test_a_client_that_breaks_off_while_it_is_written_to_is_let_go() -> No
     link, socket = FakeSessionLink(), RawSocket()
     socket.breaks_after = 2
     link.emit(UtteranceStarted(0, 0))
-    await asyncio.wait_for(
-        socket.serve(A2vDoor(FakeSessionOpener(link), Keyring(AuthConfig()), AppConfig())), 5
-    )
+    await asyncio.wait_for(socket.serve(FakeSessionOpener(link)), 5)
     assert await asyncio.to_thread(link.detached.wait, 5)
 
 
@@ -753,7 +748,7 @@ async def test_a_client_that_breaks_off_while_it_is_refused_is_forgotten() -> No
     opener, socket = FakeSessionOpener(), RawSocket()
     opener.fail = AdmissionRefused("full", 1.0)
     socket.breaks_after = 1
-    await asyncio.wait_for(socket.serve(A2vDoor(opener, Keyring(AuthConfig()), AppConfig())), 5)
+    await asyncio.wait_for(socket.serve(opener), 5)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,17 +6,14 @@ import asyncio
 import json
 import time
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from serve_app.config import AppConfig, AuthConfig
-from serve_app.gateway.a2v.door import A2vDoor
-from serve_app.gateway.auth import Keyring
 from serve_app.gateway.door_socket import SocketLimits
 from tests.fakes import FakeSessionLink, FakeSessionOpener
 from tests.protocol.test_a2v import CANDIDATE, ID, OFFER, RawSocket, b64
+from tests.unit.rtc.callers import until
 
 pytestmark = pytest.mark.protocol
 
@@ -26,22 +23,13 @@ SOUND = bytes(range(256)) * 125
 """One second of PCM."""
 
 
-async def happened(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not happen in time"
-        await asyncio.sleep(0.01)
-
-
 class Flooded:
     """A socket at the door whose client sends as fast as it can."""
 
     def __init__(self, link: FakeSessionLink) -> None:
         self.link = link
         self.socket = RawSocket()
-        opener = FakeSessionOpener(link)
-        self.door = A2vDoor(opener, Keyring(AuthConfig()), AppConfig(), limits=WIDE)
-        self.task = self.socket.serve(self.door)
+        self.task = self.socket.serve(FakeSessionOpener(link), WIDE)
         self.marks = 0
 
     def send(self, kind: str, **fields: Any) -> None:
@@ -54,7 +42,7 @@ class Flooded:
     async def settled(self) -> None:
         """Return when everything sent before has been handled."""
         self.mark()
-        await happened(lambda: self.is_handled or self.task.done())
+        await until(lambda: self.is_handled or self.task.done(), 30)
         assert not self.task.done(), "expected an open socket"
 
     def mark(self) -> None:
@@ -122,7 +110,7 @@ async def test_signals_wait_in_a_bounded_line_while_one_is_answered(
     assert link.names().count(name) == 1
     await flooded.speaks()
     link.hold[name].set()
-    await happened(lambda: link.names().count(name) > WIDE.waiting_signals)
+    await until(lambda: link.names().count(name) > WIDE.waiting_signals, 30)
     await flooded.leave()
     assert link.names().count(name) == WIDE.waiting_signals + 1
 

@@ -340,10 +340,7 @@ async def test_a_second_channel_is_ignored(new: New) -> None:
 
 async def test_a_channel_that_the_client_closes_is_told_once(new: New) -> None:
     caller = new()
-    caller.pc.addTransceiver("audio")
-    channel = caller.open_channel()
-    await caller.call()
-    await until(lambda: caller.heard.happened == ["opened"])
+    channel = await caller.call_with_channel()
     channel.close()
     await until(lambda: caller.heard.happened == ["opened", "closed"])
     caller.peer.send("nobody")
@@ -354,10 +351,7 @@ async def test_a_channel_that_the_client_closes_is_told_once(new: New) -> None:
 
 async def test_a_message_that_is_not_utf8_does_not_end_the_call(new: New) -> None:
     caller = new()
-    caller.pc.addTransceiver("audio")
-    channel = caller.open_channel()
-    await caller.call()
-    await until(lambda: channel.readyState == "open")
+    channel = await caller.call_with_channel()
     sctp = caller.pc.sctp
     sctp._data_channel_queue.append((channel, 51, b"\xff\xfe"))
     channel.send(b"binary")
@@ -367,10 +361,7 @@ async def test_a_message_that_is_not_utf8_does_not_end_the_call(new: New) -> Non
 
 async def test_a_client_that_floods_fails_with_a_sentence(new: New) -> None:
     caller = new()
-    caller.pc.addTransceiver("audio")
-    channel = caller.open_channel()
-    await caller.call()
-    await until(lambda: channel.readyState == "open")
+    await caller.call_with_channel()
     (taken,) = caller.peer._pc.sctp._data_channels.values()
     for _ in range(3000):  # aiortc's clients are too slow for this
         taken.emit("message", "x")
@@ -381,10 +372,7 @@ async def test_a_client_that_floods_fails_with_a_sentence(new: New) -> None:
 
 async def test_a_client_that_stops_reading_fails_with_a_sentence(new: New) -> None:
     caller = new()
-    caller.pc.addTransceiver("audio")
-    caller.open_channel()
-    await caller.call()
-    await until(lambda: caller.heard.happened == ["opened"])
+    await caller.call_with_channel()
 
     async def swallow(_: bytes) -> None:
         return
@@ -398,10 +386,7 @@ async def test_a_client_that_stops_reading_fails_with_a_sentence(new: New) -> No
 
 async def test_closing_with_an_open_channel_is_prompt_and_the_last_event_arrives(new: New) -> None:
     caller = new()
-    caller.pc.addTrack(ToneTrack(440))
-    caller.open_channel()
-    await caller.call()
-    await until(lambda: caller.heard.happened == ["opened"])
+    await caller.call_with_channel(ToneTrack(440))
     caller.peer.send("goodbye")
     start_s = time.monotonic()
     await asyncio.gather(caller.peer.close(), caller.peer.close())
@@ -415,10 +400,7 @@ async def test_closing_with_an_open_channel_is_prompt_and_the_last_event_arrives
 
 async def test_a_client_that_hangs_up_closes_channel_and_peer(new: New) -> None:
     caller = new()
-    caller.pc.addTrack(ToneTrack(440))
-    caller.open_channel()
-    await caller.call()
-    await until(lambda: caller.heard.happened == ["opened"])
+    await caller.call_with_channel(ToneTrack(440))
     await caller.pc.close()
     await until(lambda: caller.states[-1].name == "closed")
     assert caller.heard.happened == ["opened", "closed"]

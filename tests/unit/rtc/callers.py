@@ -184,6 +184,14 @@ class Caller:
             channel.on("message", self.received.append)
         return channel
 
+    async def call_with_channel(self, microphone: MediaStreamTrack | None = None) -> RTCDataChannel:
+        """Call, and wait until both sides have the data channel open; returns the client's."""
+        self.pc.addTransceiver(microphone or "audio")
+        channel = self.open_channel()
+        await self.call()
+        await until(lambda: channel.readyState == "open" and self.heard.happened == ["opened"])
+        return channel
+
     async def call(self, edit: Callable[[str], str] = lambda sdp: sdp, **options: Any) -> str:
         """Offer, take the answer, and wait for the connection; returns the answer."""
         await self.pc.setLocalDescription(await self.pc.createOffer())
