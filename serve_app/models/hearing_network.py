@@ -30,7 +30,7 @@ STEM_LOOKS = 5
 BANDS = 64
 
 MEMORY = 30
-"""Steps (0.6 s) whose mean and loudest tell a step what this voice, this level and this room are."""
+"""Steps (0.6 s) whose mean, loudest and softest tell a step what this voice, level, room and noise are."""
 
 TAPS = ((-1, 0, 1), (-1, 0, 1), (-8, -4, 0), (-4, -2, 0), (-2, -1, 0), (-1, 0, 1))
 """The steps that each block looks at, from its own."""
@@ -40,6 +40,12 @@ PAST = MEMORY - 1 - sum(taps[0] for taps in TAPS)
 
 AHEAD = sum(taps[-1] for taps in TAPS)
 """Steps after a step that can change it."""
+
+FACE = ("browInnerUp", "headNod")
+"""Coefficients that no gate holds back: they fade for longer than the mouth moves."""
+
+GATE = (0.5, 0.8)
+"""Music and breath leave the lips shut with these, and no vowel of a voice that was tried is lost."""
 
 _FFT = 512
 _LOW_HZ, _HIGH_HZ = 80.0, 7600.0
@@ -107,23 +113,28 @@ class HearingNetwork(nn.Module):
 
     Args:
         width: channels of the blocks.
+        gate: probabilities of speech up to which the mouth rests, and from which it moves freely.
     """
 
     hann: Tensor
     mel: Tensor
+    free: Tensor
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 128, gate: tuple[float, float] = GATE) -> None:
         super().__init__()
+        self._gate = gate
         hann = torch.hann_window(2 * REACH)
         # Parseval: with this scale the powers add up to the mean square of samples in [-1, 1].
         scale = (2.0 / (_FFT * float(hann.square().sum()))) ** 0.5
         self.register_buffer("hann", hann * scale, persistent=False)
         self.register_buffer("mel", filterbank(), persistent=False)
         self.stem = nn.Linear(STEM_LOOKS * BANDS, width)
-        self.recall = nn.Linear(2 * BANDS, width)
+        self.recall = nn.Linear(3 * BANDS, width)
         self.blocks = nn.ModuleList(GatedBlock(width, taps) for taps in TAPS)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, LOOKS_PER_STEP * len(NAMES))
+        self.head = nn.Linear(width, LOOKS_PER_STEP * (len(NAMES) + 1))
+        free = torch.tensor([float(name in FACE) for name in NAMES])
+        self.register_buffer("free", free, persistent=False)
 
     def forward(self, speech: Tensor) -> Tensor:
         """Hear some steps.
@@ -150,17 +161,31 @@ class HearingNetwork(nn.Module):
 
     def shapes(self, looks: Tensor) -> Tensor:
         """Return [B, looks, len(NAMES)] for [B, looks, BANDS] of `spectrum`."""
+        return self.shapes_and_speech(looks)[0]
+
+    def shapes_and_speech(self, looks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `shapes` does, and [B, looks] logits of the probability that somebody speaks."""
         steps = looks.unfold(1, STEM_LOOKS, LOOKS_PER_STEP)  # [B, steps, BANDS, STEM_LOOKS]
-        own = looks[:, STEM_LOOKS - 1 :: LOOKS_PER_STEP].transpose(1, 2)  # [B, BANDS, steps]
-        usual = torch.cat([
-            functional.avg_pool1d(own, MEMORY, 1), functional.max_pool1d(own, MEMORY, 1),
-        ], dim=1).transpose(1, 2)  # fmt: skip
+        own = looks[:, STEM_LOOKS - 1 :: LOOKS_PER_STEP].unfold(1, MEMORY, 1)  # [B, steps, BANDS, MEMORY]
+        usual = torch.cat([own.mean(-1), own.amax(-1), own.amin(-1)], dim=-1)
         x = self.stem(steps[:, MEMORY - 1 :].flatten(2)) + self.recall(usual)
         x = functional.gelu(x)
         for block in self.blocks:
             x = block(x)
-        raw = self.head(self.norm(x))
-        return _ranged(raw.unflatten(-1, (LOOKS_PER_STEP, len(NAMES))).flatten(1, 2))
+        raw = self.head(self.norm(x)).unflatten(-1, (LOOKS_PER_STEP, len(NAMES) + 1)).flatten(1, 2)
+        speech = raw[..., -1]
+        let = torch.lerp(self._let(speech)[..., None], torch.ones_like(self.free), self.free)
+        return _ranged(raw[..., :-1]) * let, speech
+
+    def _let(self, speech: Tensor) -> Tensor:
+        """Return 0 where speech is unlikely and 1 where it is likely, for logits: a smooth step between.
+
+        A mean over what might be heard would move the lips a little in any noise; a decision keeps
+        them still.
+        """
+        low, high = self._gate
+        share = ((speech.sigmoid() - low) / (high - low)).clamp(0.0, 1.0)
+        return share * share * (3.0 - 2.0 * share)
 
 
 def within(coefficients: Tensor) -> Tensor:

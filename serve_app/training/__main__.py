@@ -39,7 +39,7 @@ def make(folder: Path, seed: int, jobs: int, scale: float) -> None:
 @_FOLDER
 @_SEED
 @_THREADS
-@click.option("--steps", type=int, default=4800, show_default=True, help="Batches to learn from.")
+@click.option("--steps", type=int, default=9000, show_default=True, help="Batches to learn from.")
 def train(folder: Path, seed: int, threads: int, steps: int) -> None:
     """Train on the voices that are to be heard, from the last checkpoint on."""
     import torch

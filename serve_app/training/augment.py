@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from serve_app.models.blendshapes import INDEX
 from serve_app.models.hearing_network import AHEAD, HOP, LOOKS_PER_STEP, samples_after, samples_before
 from serve_app.nouns import SPEECH_HZ
 from serve_app.training.corpus import Utterance
+from serve_app.training.hold import held
 from serve_app.training.noises import KINDS
 
 Float32 = npt.NDArray[np.float32]
+Float16 = npt.NDArray[np.float16]
 Rng = np.random.Generator
 
 STEPS = 200
@@ -31,7 +34,16 @@ _SIZE = samples_after(STEPS - 1) - samples_before(0)
 _LEAD_LOOKS = -samples_before(0) // HOP + 2
 _ROW_LOOKS = _LEAD_LOOKS + LOOKS_PER_STEP * (STEPS + AHEAD) + 4
 _FLITE_SHARE = 0.62
-_NOBODY_SHARE = 0.24
+_NOBODY_SHARE = 0.3
+_LEAD_SHARE = 0.22
+_CUT_SHARE = 0.22
+"""Shares of rows that begin in silence, and that fall silent and set in again anywhere."""
+
+_HELD_SHARE = 0.09
+"""Share of utterances with a vowel that is held, which else is taken for a note of music."""
+
+_OFTEN = {"music": 3.0, "breath": 2.0, "rush": 1.5}
+"""How much more often than the others the kinds of noise come that are easily taken for speech."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +67,23 @@ class Augmenter:
     Args:
         utterances: to draw from.
         seed: of the noises and of every batch.
-        noise_s: seconds of each kind of noise to make in advance.
+        noise_s: seconds of each kind of noise to make in advance; those that come often have more.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], *, seed: int, noise_s: float = 60.0) -> None:
+    def __init__(self, utterances: Sequence[Utterance], *, seed: int, noise_s: float = 1200.0) -> None:
         self._natural = [one for one in utterances if one.voice.startswith("flite")]
         self._formant = [one for one in utterances if not one.voice.startswith("flite")]
         self._seed = seed
         rng = np.random.default_rng((seed, 1))
-        piece = _SIZE + SPEECH_HZ
-        pieces = max(1, round(noise_s * SPEECH_HZ / piece))
-        self._noises = [np.concatenate([make(rng, piece) for _ in range(pieces)]) for make in KINDS.values()]
+        piece = 2 * _SIZE
+        pieces = [max(1, round(noise_s * _OFTEN.get(kind, 1.0) * SPEECH_HZ / piece)) for kind in KINDS]
+        # Half precision is 66 dB finer than the sound, and hours of it have to fit.
+        self._noises = [
+            np.concatenate([make(rng, piece).astype(np.float16) for _ in range(count)])
+            for make, count in zip(KINDS.values(), pieces, strict=True)
+        ]
+        often = np.array([_OFTEN.get(kind, 1.0) for kind in KINDS])
+        self._often = often / often.sum()
 
     def batch(self, step: int, size: int) -> Rows:
         """Return the batch of a training step: the same one every time."""
@@ -85,35 +103,45 @@ class Augmenter:
         sound, wanted = self._speech(rng, round(_ROW_LOOKS * speed) + 3)
         sound = _between(sound, np.arange(_SIZE) * speed)
         wanted = _between(wanted, (np.arange(LOOKS_PER_STEP * STEPS) - samples_before(0) / HOP) * speed)
-        lead = 0
-        if rng.random() < 0.25:
+        heard = np.ones(_SIZE, np.float32)
+        kind = rng.random()
+        if kind < _LEAD_SHARE:
             # An utterance begins after digital silence: there is nothing yet to tell the level by.
-            lead = -samples_before(0) + int(rng.integers(0, 2 * HOP))
-            sound[:lead] = 0.0
-            wanted[: (lead + samples_before(0)) // HOP] = 0.0
-        if rng.random() < 0.4:
+            heard[: -samples_before(0) + int(rng.integers(0, 2 * HOP))] = 0.0
+        elif kind < _LEAD_SHARE + _CUT_SHARE:
+            _cut(heard, wanted, rng)
+        sound *= heard
+        wanted *= _share_heard(heard)[:, None]
+        is_digital = kind < _LEAD_SHARE or rng.random() < 0.5
+        if rng.random() < 0.5:
             sound = _room(sound, rng)
         if rng.random() < 0.6:
             sound = _equalised(sound, rng)
         level = _level(sound)
         if rng.random() < 0.65:
-            kind = self._noises[int(rng.integers(len(self._noises)))]
-            at = int(rng.integers(len(kind) - _SIZE))
             loud = level * 10 ** (-rng.uniform(2.0, 36.0) / 20)
-            sound += kind[at : at + _SIZE] * np.float32(loud)
+            sound += self._noise(rng) * np.float32(loud)
         sound = _captured(sound / np.float32(level + 1e-9), rng)
-        sound[:lead] = 0.0
-        return sound, wanted
+        return (sound * heard if is_digital else sound), wanted
 
     def _nobody(self, rng: Rng) -> Float32:
         sound = np.zeros(_SIZE, np.float32)
-        for _ in range(int(rng.integers(0, 3))):
-            kind = self._noises[int(rng.integers(len(self._noises)))]
-            at = int(rng.integers(len(kind) - _SIZE))
-            sound += kind[at : at + _SIZE] * np.float32(10 ** rng.uniform(-1.2, 0.1))
+        for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.1, 0.6, 0.2, 0.1]))):
+            sound += self._noise(rng) * np.float32(10 ** rng.uniform(-1.2, 0.1))
+        if rng.random() < 0.3:
+            sound = _room(sound, rng)
+        if rng.random() < 0.5:
+            sound = _equalised(sound, rng)
         if rng.random() < 0.3:
             sound[: int(rng.integers(_SIZE))] = 0.0
         return sound
+
+    def _noise(self, rng: Rng) -> Float32:
+        """Return [_SIZE] of a sound without speech, faster or slower than it was made."""
+        kind = self._noises[int(rng.choice(len(self._noises), p=self._often))]
+        speed = rng.uniform(0.7, 1.35)
+        at = int(rng.integers(len(kind) - int(_SIZE * speed) - 1))
+        return _between(kind, at + np.arange(_SIZE) * speed)
 
     def _speech(self, rng: Rng, num_looks: int) -> tuple[Float32, Float32]:
         """Return a random piece of utterances one after another: [num_looks * HOP] and [num_looks, 14]."""
@@ -126,17 +154,47 @@ class Augmenter:
             one = pool[int(rng.integers(len(pool)))]
             looks = len(one.speech) // HOP
             scale = 10 ** (rng.uniform(-3, 3) / 20) / 32_768
-            sounds.append(one.speech[: looks * HOP] * np.float32(scale))
-            wanted.append(one.targets[:looks])
-            missing -= looks
+            sound, shapes = one.speech[: looks * HOP] * np.float32(scale), one.targets[:looks]
+            if rng.random() < _HELD_SHARE:
+                sound, shapes = held(sound, shapes, HOP, rng)
+            sounds.append(sound)
+            wanted.append(shapes)
+            missing -= len(shapes)
+            if rng.random() < 0.15:
+                # People rest between sentences for longer than synthesisers do.
+                rest = int(rng.integers(30, 200))
+                sounds.append(np.zeros(rest * HOP, np.float32))
+                wanted.append(np.zeros((rest, one.targets.shape[1]), np.float32))
+                missing -= rest
         return np.concatenate(sounds)[skip * HOP : (skip + num_looks) * HOP], np.concatenate(wanted)[skip:]
 
 
-def _between(rows: Float32, places: npt.NDArray[np.floating]) -> Float32:
+def _between(rows: Float32 | Float16, places: npt.NDArray[np.floating]) -> Float32:
     """Return what lies at fractional places of rows of samples or of targets."""
     below = np.floor(places).astype(np.int64)
     share = (places - below).astype(np.float32).reshape(-1, *[1] * (rows.ndim - 1))
     return rows[below] * (1.0 - share) + rows[below + 1] * share
+
+
+def _cut(heard: Float32, wanted: Float32, rng: Rng) -> None:
+    """Set samples of `heard` to 0 that a gate or a pressed button leaves out.
+
+    Most silences end within a vowel: a synthesiser leads into every vowel that a sentence begins with.
+    """
+    vowels = np.flatnonzero(wanted[:, INDEX["jawOpen"]] > 0.2)
+    for _ in range(int(rng.integers(1, 4))):
+        end = (
+            int(rng.choice(vowels)) if len(vowels) and rng.random() < 0.7 else int(rng.integers(len(wanted)))
+        )
+        start = end - int(rng.integers(10, 120))
+        heard[max(start * HOP - samples_before(0), 0) : end * HOP - samples_before(0)] = 0.0
+
+
+def _share_heard(heard: Float32) -> Float32:
+    """Return the share of 50 ms around every look of the targets that is heard, [looks]."""
+    sums = np.concatenate([[0.0], np.cumsum(heard, dtype=np.float64)])
+    first = -samples_before(0) + HOP * np.arange(LOOKS_PER_STEP * STEPS) - 400
+    return ((sums[first + 800] - sums[first]) / 800).astype(np.float32)
 
 
 def _level(sound: Float32) -> float:
@@ -174,13 +232,13 @@ def _equalised(sound: Float32, rng: Rng) -> Float32:
 
 def _captured(sound: Float32, rng: Rng) -> Float32:
     """Return what a microphone and a codec leave of a sound of level 1."""
-    if rng.random() < 0.35:
+    if rng.random() < 0.4:
         size = _fast_size(len(sound))
         hz = np.fft.rfftfreq(size, 1 / SPEECH_HZ)
-        high = rng.choice([3400.0, 4000.0, 6000.0, 7000.0])
+        high = rng.choice([3400.0, 4000.0, 6000.0, 7000.0], p=[0.45, 0.2, 0.15, 0.2])
         keep = 1.0 / (1.0 + (hz / high) ** 24)
         if high == 3400.0:
-            keep *= 1.0 - 1.0 / (1.0 + (hz / 250.0) ** 8)
+            keep *= 1.0 - 1.0 / (1.0 + (hz / rng.uniform(200.0, 320.0)) ** 8)
         gain = keep.astype(np.float32)
         sound = np.fft.irfft(np.fft.rfft(sound, size) * gain, size)[: len(sound)].astype(np.float32)
     sound = sound * np.float32(10 ** (rng.uniform(-44.0, -11.0) / 20))

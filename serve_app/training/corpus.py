@@ -25,6 +25,9 @@ from serve_app.training.targets import LOOK_S, targets
 
 LOOK = round(LOOK_S * SPEECH_HZ)
 
+_SLOW_SHARE = 0.2
+"""Share of drawled sentences in the training: a long vowel must not be taken for a note of music."""
+
 
 @dataclass(frozen=True, slots=True)
 class Voice:
@@ -130,7 +133,8 @@ def _path(folder: Path, voice: Voice) -> Path:
 def _make_voice(folder: Path, voice: Voice, seed: int, scale: float) -> None:
     synthesiser: Synthesiser = Flite(voice.name) if voice.synthesiser == "flite" else Espeak(voice.name)
     rng = random.Random(seed ^ zlib.crc32(voice.label.encode()))
-    spoken = list(_spoken(synthesiser, rng, voice.minutes * scale * 60.0))
+    slow_share = _SLOW_SHARE if voice.heard else 0.0
+    spoken = list(_spoken(synthesiser, rng, voice.minutes * scale * 60.0, slow_share))
     phones = [[(phone.ipa, phone.start_s, phone.end_s) for phone in one.phones] for one in spoken]
     partial = _path(folder, voice).with_suffix(".part.npz")
     np.savez(
@@ -143,9 +147,13 @@ def _make_voice(folder: Path, voice: Voice, seed: int, scale: float) -> None:
     partial.rename(_path(folder, voice))
 
 
-def _spoken(synthesiser: Synthesiser, rng: random.Random, seconds: float) -> Iterator[Spoken]:
+def _spoken(
+    synthesiser: Synthesiser, rng: random.Random, seconds: float, slow_share: float
+) -> Iterator[Spoken]:
     while seconds > 0.0:
-        one = synthesiser.speak(sentence(rng), rate=rng.uniform(0.8, 1.3), pitch=rng.uniform(0.75, 1.5))
+        text, slow = sentence(rng), slow_share > 0.0 and rng.random() < slow_share
+        rate = rng.uniform(0.5, 0.8) if slow else rng.uniform(0.8, 1.3)
+        one = synthesiser.speak(text, rate=rate, pitch=rng.uniform(0.75, 1.5))
         if len(one.speech) < SPEECH_HZ // 4 or not one.phones:
             continue
         yield one

@@ -21,12 +21,20 @@ FORMANTS = {
 """Places in Hz and levels in dB of three resonances, after Peterson and Barney (1952)."""
 
 
-def voiced(sound: str, seconds: float, rms: float = 0.1, pitch_hz: float = 120.0) -> Int16:
-    """Return a steady vowel or nasal: pulses through parallel resonances."""
+def voiced(
+    sound: str, seconds: float, rms: float = 0.1, pitch_hz: float = 120.0, drift: float = 0.0
+) -> Int16:
+    """Return a vowel or nasal: pulses through parallel resonances.
+
+    `drift` is the share by which its pitch falls; it wobbles by a seventh of that. A voice has 0.04.
+    """
     size = round(seconds * SPEECH_HZ)
     hz = np.fft.rfftfreq(size, 1 / SPEECH_HZ)
     pulses = np.zeros(size)
-    pulses[:: round(SPEECH_HZ / pitch_hz)] = 1.0
+    periods = SPEECH_HZ / (pitch_hz * np.linspace(1.0, 1.0 - drift, round(seconds * pitch_hz) + 1))
+    wobble = np.random.default_rng(3).normal(1.0, drift / 7, len(periods))
+    places = np.concatenate([[0], np.cumsum(np.round(periods * wobble))]).astype(np.int64)
+    pulses[places[places < size]] = 1.0
     resonances = [10 ** (db / 20) * np.exp(-(((hz - at_hz) / 110.0) ** 2)) for at_hz, db in FORMANTS[sound]]
     spectrum = np.fft.rfft(pulses) * np.sum(resonances, axis=0)
     return scaled(np.fft.irfft(spectrum, size), rms)

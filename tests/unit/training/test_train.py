@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from serve_app.models.blendshapes import INDEX
+from serve_app.models.blendshapes import INDEX, NAMES
 from serve_app.models.hearing import Hearing
 from serve_app.training.export import export, trained
-from serve_app.training.train import Plan, loss_of, train
+from serve_app.training.train import Plan, loss_of, speech_loss, train
 from tests.unit.training.spoken import utterance
 
 pytestmark = pytest.mark.unit
@@ -78,3 +78,19 @@ def test_an_open_mouth_in_m_costs_more_than_in_a_vowel() -> None:
         heard[0, look - 2 : look + 2, INDEX["jawOpen"]] += 0.2
         costs[name] = float(loss_of(heard, wanted))
     assert costs["m"] > 2.0 * costs["ɑ"]
+
+
+def test_a_decision_costs_where_the_mouth_moves_and_where_it_rests() -> None:
+    wanted = torch.from_numpy(utterance().targets)[None]
+    right = torch.where(wanted.amax(-1) > 0.02, 9.0, -9.0)
+    assert speech_loss(right, wanted) < 0.05
+    assert speech_loss(-right, wanted) > 5.0
+    silent = torch.zeros_like(wanted)
+    assert speech_loss(torch.full(silent.shape[:2], -9.0), silent) < 1e-3
+    assert speech_loss(torch.full(silent.shape[:2], 9.0), silent) > 8.0
+
+
+def test_nods_and_brows_alone_are_no_speech() -> None:
+    wanted = torch.zeros(1, 10, len(NAMES))
+    wanted[..., [INDEX["browInnerUp"], INDEX["headNod"]]] = 0.5
+    assert speech_loss(torch.full((1, 10), -9.0), wanted) < 1e-3
