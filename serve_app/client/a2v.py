@@ -49,7 +49,7 @@ LONG_PACE = 1.05
 CHUNK_BYTES = 512 * 1024
 """Half of the door's limit for a chunk."""
 
-RESUME_DELAYS_S = (0.0, 0.2, 0.4, 0.8)
+RESUME_DELAYS_S = (0.0, 0.2, 0.4)
 """Waits before each attempt to take a session over after its socket was cut; the last one again and again."""
 
 LEAST_LEASE_S = 15.0

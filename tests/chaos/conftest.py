@@ -28,7 +28,7 @@ LOGGED_S = 10.0
 
 ENVIRON = {
     # Serve replaces a proxy after three failed checks; they are 10 s apart by default.
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.3",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.1",
     # Each line of the log counts here.
     "RAY_DEDUP_LOGS": "0",
 }

@@ -24,7 +24,7 @@ import { emit } from "./events.js";
 const BACKOFF_MS = [0, 200, 400, 800, 1500, 3000, 5000, 8000];
 
 /** The longest of them while the server still keeps the session: its picture goes on meanwhile. */
-const LEASED_BACKOFF_MS = 800;
+const LEASED_BACKOFF_MS = 400;
 
 /** A socket that is not established by then is given up. */
 const CONNECT_TIMEOUT_MS = 5000;
