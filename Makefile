@@ -9,7 +9,7 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests that share the machine, and those that measure or play in real time and have it for themselves.
+# Tests that compute, and those that play in real time: of these, two that do not measure run side by side.
 QUICK := tests/unit tests/golden
 REAL_TIME := tests/protocol tests/network tests/integration tests/browser tests/chaos
 
@@ -33,7 +33,9 @@ test: $(VENV)/.testing ## set up everything and run lint, types and every test
 	$(BIN)/avatar tools || echo "warning: the tests that find faces in photos are skipped" >&2
 	$(MAKE) --no-print-directory lint types imports
 	$(BIN)/python -m pytest -p tests.leaving -n 2 $(QUICK)
-	$(BIN)/python -m pytest -p tests.leaving $(REAL_TIME)
+	$(BIN)/python -m pytest -p tests.leaving -n 2 --dist loadfile --no-loadscope-reorder \
+		-m "not alone" $(REAL_TIME)
+	$(BIN)/python -m pytest -p tests.leaving -m alone $(REAL_TIME)
 
 check: $(VENV)/.testing lint types imports ## what to run before a commit: lint, types, unit tests
 	$(BIN)/python -m pytest -p tests.leaving -n 2 tests/unit

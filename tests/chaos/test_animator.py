@@ -20,7 +20,7 @@ from tests.integration.listener import (
 )
 from tests.server import TRACER, Server, animator, running
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])

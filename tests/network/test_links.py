@@ -11,7 +11,7 @@ from tests.network.report import Report
 from tests.network.watching import connect, until_right, watch
 from tests.network.wire import Conditions
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.alone]
 
 SETTLED_S = 0.7
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.network.wire import REORDER_S, Conditions, Direction
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.alone]
 
 SIZE = 1000
 
