@@ -1,4 +1,4 @@
-"""A server with two of everything."""
+"""A server with two of everything, and one with one."""
 
 from __future__ import annotations
 
@@ -74,6 +74,21 @@ class House:
         except OSError:
             hosts = 0
         return [*missing, *([] if hosts == 2 else [HOST])]
+
+
+@pytest.fixture
+def single(running_single: Server) -> Server:
+    """The server with one of everything, ready."""
+    running_single.wait_until_ready()
+    return running_single
+
+
+@pytest.fixture(scope="package")
+def running_single() -> Iterator[Server]:
+    """A server whose parts have nobody to stand in for them while they are replaced."""
+    args = {"model": "tracer", "animators": {"tracer": animator()}, "session": {"resume_grace_s": 60.0}}
+    with running(args) as server:
+        yield server
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psutil
 import pytest
 
 from serve_app.nouns import SPEECH_HZ
+from tests.chaos.conftest import House
 from tests.chaos.watching import lips_still_s
 from tests.integration.listener import (
     find,
@@ -18,7 +19,7 @@ from tests.integration.listener import (
     session,
     speech,
 )
-from tests.server import TRACER, Server, animator, running
+from tests.server import TRACER, Server
 
 pytestmark = [pytest.mark.chaos, pytest.mark.alone]
 
@@ -28,10 +29,13 @@ def num_replicas(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-@pytest.fixture(scope="module")
-def server(num_replicas: int) -> Iterator[Server]:
-    with running({"model": "tracer", "animators": {"tracer": animator(num_replicas)}}) as server:
-        yield server
+@pytest.fixture
+def server(num_replicas: int, request: pytest.FixtureRequest) -> Server:
+    if num_replicas == 1:
+        single: Server = request.getfixturevalue("single")
+        return single
+    house: House = request.getfixturevalue("house")
+    return house.server
 
 
 async def replaced(server: Server, killed: psutil.Process, num_replicas: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -12,22 +12,18 @@ from serve_app.client.a2v import A2vClient
 from serve_app.errors import AvatarError
 from serve_app.nouns import SPEECH_HZ, Int16
 from tests.integration.listener import Listener, find, in_order, next_event, session, speech
-from tests.server import GATEWAY, HOST, REGISTRY, Server, animator, running
+from tests.server import GATEWAY, HOST, REGISTRY, Server
 
 pytestmark = [pytest.mark.chaos, pytest.mark.alone]
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    args = {"model": "tracer", "animators": {"tracer": animator()}, "session": {"resume_grace_s": 60.0}}
-    with running(args) as server:
-        yield server
+RESCUES = "ray_avatar_window_rescues_total"
 
 
 async def test_long_utterance_plays_to_its_end_without_the_gateway_that_took_it(
-    server: Server, record_property: Callable[[str, object], None]
+    single: Server, record_property: Callable[[str, object], None]
 ) -> None:
-    said, after = speech(10.0, seed=60), speech(1.5, seed=61)
+    server, said, after = single, speech(10.0, seed=60), speech(1.5, seed=61)
+    rescued = await asyncio.to_thread(server.metric, RESCUES)
     async with session(server.url()) as (client, listener, inbox):
         session_id = client.session_id
         spoken = await client.speak(said, SPEECH_HZ)
@@ -38,7 +34,7 @@ async def test_long_utterance_plays_to_its_end_without_the_gateway_that_took_it(
         established = await next_event(inbox, "connection.established")
         resumed_s = established.received_s - killed_s
         completed = await next_event(inbox, "generation.completed")
-        rescues = await asyncio.to_thread(server.metric, "ray_avatar_window_rescues_total")
+        rescues = await asyncio.to_thread(server.metric, RESCUES) - rescued
         await client.speak(after, SPEECH_HZ)
         await next_event(inbox, "generation.completed")
         await asyncio.sleep(0.3)
@@ -62,9 +58,9 @@ async def test_long_utterance_plays_to_its_end_without_the_gateway_that_took_it(
 
 
 async def test_sessions_go_on_and_open_without_the_registry_that_counted_them(
-    server: Server, record_property: Callable[[str, object], None]
+    single: Server, record_property: Callable[[str, object], None]
 ) -> None:
-    said, after = speech(4.0, seed=64), speech(1.5, seed=65)
+    server, said, after = single, speech(4.0, seed=64), speech(1.5, seed=65)
     async with session(server.url()) as (client, listener, inbox):
         await client.speak(said, SPEECH_HZ)
         await next_event(inbox, "generation.started")
@@ -82,9 +78,9 @@ async def test_sessions_go_on_and_open_without_the_registry_that_counted_them(
 
 
 async def test_client_of_a_dead_host_is_told_and_a_new_session_opens(
-    server: Server, record_property: Callable[[str, object], None]
+    single: Server, record_property: Callable[[str, object], None]
 ) -> None:
-    said = speech(1.5, seed=62)
+    server, said = single, speech(1.5, seed=62)
     async with session(server.url()) as (client, _, inbox):
         client._may_resume = False
         await client.speak(speech(6.0, seed=63), SPEECH_HZ)
