@@ -263,6 +263,8 @@ class Playout:
         utterance, index = owner
         utterance.asked = index
         self.counters.speaking_frames += 1
+        # A delay moves the sound to later; what was shown before it stays, and is not gone through again.
+        index = max(index, utterance.shown - 1)
         found = utterance.patch(index)
         if found is None:
             return self._late()

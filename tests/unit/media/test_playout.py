@@ -336,6 +336,28 @@ def test_live_stream_whose_clips_always_come_late_plays_a_little_later(
     assert np.count_nonzero(samples) == 90 * SPF, "nothing is lost"
 
 
+@given(
+    late_s=st.lists(st.sampled_from([0.03, 0.1, 0.2]), min_size=30, max_size=30),
+    dry_s=st.lists(st.sampled_from([0.0, 0.0, 0.03, 0.1]), min_size=30, max_size=30),
+)
+@settings(max_examples=60, deadline=None)
+def test_live_stream_that_is_delayed_shows_no_picture_before_one_that_was_seen(
+    late_s: list[float], dry_s: list[float]
+) -> None:
+    playout = Playout(FPS, PlayoutConfig())
+    listener = Listener(playout)
+    for turn, (late, dry) in enumerate(zip(late_s, dry_s, strict=True)):
+        frame = 3 * turn
+        playout.push_sound(sound(0, frame * SPF, ones(3 * SPF), last=turn == 29))
+        listener.run(late)
+        playout.push_clip(clip(0, frame, 3))
+        listener.run(max(0.0, 3 / FPS - late) + dry)
+    listener.run(1.0)
+    shown = [k for _, k in listener.mouth()]
+    assert shown
+    assert shown == sorted(shown)
+
+
 def test_model_slower_than_speech_does_not_hold_the_sound_up(playout: Playout, listener: Listener) -> None:
     playout.push_sound(sound(0, 0, ones(300 * SPF), last=True))
     playout.push_clip(clip(0, 0, 3))
