@@ -15,7 +15,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ ENOUGH = 0.98
 """Share of frames and of sound packets at which a session counts as served."""
 
 LIMIT_GAP_S = 0.06
+
+PLAIN_SPEAKING, PLAIN_IDLE = "plain aiortc, speaking", "plain aiortc, idle"
 
 Processes = Callable[[], list[psutil.Process]]
 
@@ -209,6 +211,25 @@ def best(series: list[Measured]) -> Measured | None:
     return max((m for m in series if m.is_served), key=lambda m: m.sessions, default=None)
 
 
+def growth(sweeps: Mapping[str, Sequence[Measured]]) -> str:
+    """Return a Markdown table of the cores that each load took, by number of sessions."""
+    numbers = sorted({measured.sessions for series in sweeps.values() for measured in series})
+    lines = [
+        f"| cores busy with | {' | '.join(map(str, numbers))} sessions |",
+        "|---" * (1 + len(numbers)) + "|",
+    ]
+    for name, series in sweeps.items():
+        of = {measured.sessions: measured for measured in series}
+        cells = [_cost(of[number]) if number in of else "" for number in numbers]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cost(measured: Measured) -> str:
+    served = "" if measured.is_served else f", {measured.counts['frames_share']:.0%} of the frames"
+    return f"{measured.total_cores:.2f}{served}"
+
+
 def bytes_per_session(series: list[Measured]) -> float:
     """Return the slope of memory over sessions; the first load is left out, it pays for what all share."""
     later = series[1:]
@@ -271,15 +292,12 @@ def bench(options: argparse.Namespace) -> list[Row]:
     idle_counts = [int(count) for count in options.idle_counts.split(",")]
     speech = ["--speaking", *([] if options.speech is None else ["--speech", str(options.speech)])]
     speaking_url = f"{options.url}?model={options.model}"
-    plain_speaking: list[Measured] = []
-    plain_idle: list[Measured] = []
+    sweeps: dict[str, list[Measured]] = {}
     rows: list[Row] = []
     if options.baseline:
         with plain_door() as (url, processes):
-            name = "plain aiortc, speaking"
-            plain_speaking = sweep(name, url, counts[:3], options.seconds, speech=speech, processes=processes)
-            name = "plain aiortc, idle"
-            plain_idle = sweep(name, url, counts[:3], options.seconds, speech=[], processes=processes)
+            for name, said in ((PLAIN_SPEAKING, speech), (PLAIN_IDLE, [])):
+                sweeps[name] = sweep(name, url, counts[:3], options.seconds, speech=said, processes=processes)
     whole = [*speech, "--whole"]
     for model, target, how, said in (
         (options.model, 8.0, "whole utterances", whole),
@@ -291,10 +309,13 @@ def bench(options: argparse.Namespace) -> list[Row]:
         name = f"speaking sessions per core, {model}, {how}"
         url = f"{options.url}?model={model}"
         series = sweep(name, url, counts, options.seconds, speech=said, processes=ray_processes)
-        rows += session_rows(name, target, series, plain_speaking)
+        sweeps[f"{model}, {how}"] = series
+        rows += session_rows(name, target, series, sweeps.get(PLAIN_SPEAKING, []))
     name = "idle sessions per core"
     series = sweep(name, speaking_url, idle_counts, options.seconds, speech=[], processes=ray_processes)
-    rows += session_rows(name, 40.0, series, plain_idle)
+    sweeps["idle"] = series
+    rows += session_rows(name, 40.0, series, sweeps.get(PLAIN_IDLE, []))
+    print(f"\n{growth(sweeps)}", flush=True)
     memory = Row(
         "memory per further session", bytes_per_session(series) / 2**20, "MB", 12.0, note="USS, idle"
     )
