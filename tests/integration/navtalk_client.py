@@ -121,11 +121,10 @@ class NavTalkClient:
         return self._socket.close_code, self._socket.close_reason
 
     async def close(self) -> None:
-        """Close the connections and the socket."""
+        """Close the connections; `read` has ended, or an offer that it answers would meet a closed one."""
         for peer, receiver in self._peers:
             receiver.close()
             await peer.close()
-        await self._socket.close()
 
     def _new_peer(self) -> RTCPeerConnection:
         servers = [RTCIceServer(**server) for server in self._ice_servers]
@@ -164,5 +163,6 @@ async def navtalk(server: Server, licence: str | None, **query: str) -> AsyncIte
         try:
             yield client
         finally:
-            await client.close()
+            await socket.close()
             await reading
+            await client.close()
