@@ -9,8 +9,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests that compute, and those that play in real time: of these, two that do not measure run side by side.
-# Files stay whole and in order, so that what their tests share is made once, and the longest begin first.
+# Tests that compute run two at a time, in whole files and in order, so that what a file's tests share is made
+# once and the longest begin first. Those that play in real time have the machine for themselves.
 QUICK := tests/golden tests/unit
 IN_PAIRS := -n 2 --dist loadfile --no-loadscope-reorder
 REAL_TIME := tests/protocol tests/network tests/integration tests/browser tests/chaos
@@ -35,11 +35,10 @@ test: $(VENV)/.testing ## set up everything and run lint, types and every test
 	$(BIN)/avatar tools || echo "warning: the tests that find faces in photos are skipped" >&2
 	$(MAKE) --no-print-directory lint types imports
 	$(BIN)/python -m pytest -p tests.leaving $(IN_PAIRS) $(QUICK)
-	$(BIN)/python -m pytest -p tests.leaving -m alone $(REAL_TIME)
-	$(BIN)/python -m pytest -p tests.leaving $(IN_PAIRS) -m "not alone" $(REAL_TIME)
+	$(BIN)/python -m pytest -p tests.leaving $(REAL_TIME)
 
 check: $(VENV)/.testing lint types imports ## what to run before a commit: lint, types, unit tests
-	$(BIN)/python -m pytest -p tests.leaving -n 2 tests/unit
+	$(BIN)/python -m pytest -p tests.leaving $(IN_PAIRS) tests/unit
 
 lint: $(VENV)/.testing
 	$(BIN)/ruff check .

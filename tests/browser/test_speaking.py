@@ -14,7 +14,7 @@ from playwright.sync_api import Browser
 from tests.browser.conftest import Motion, Visit, say, silence, visiting, write_wav
 from tests.server import Server
 
-pytestmark = [pytest.mark.browser, pytest.mark.alone]
+pytestmark = pytest.mark.browser
 
 ARTIFACTS = Path(__file__).parents[2] / "test-artifacts"
 

@@ -21,7 +21,7 @@ from tests.integration.listener import (
 )
 from tests.server import TRACER, Server
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone]
+pytestmark = pytest.mark.chaos
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one replica", "two replicas"])

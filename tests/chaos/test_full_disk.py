@@ -13,7 +13,7 @@ from serve_app.nouns import SPEECH_HZ
 from tests.chaos.conftest import DISK_BYTES, House
 from tests.integration.listener import next_event, session, speech
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone]
+pytestmark = pytest.mark.chaos
 
 
 async def test_a_recording_that_finds_no_room_is_told_and_the_session_goes_on(

@@ -14,7 +14,7 @@ from serve_app.nouns import SPEECH_HZ, Int16
 from tests.integration.listener import Listener, find, in_order, next_event, session, speech
 from tests.server import GATEWAY, HOST, REGISTRY, Server
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone]
+pytestmark = pytest.mark.chaos
 
 RESCUES = "ray_avatar_window_rescues_total"
 

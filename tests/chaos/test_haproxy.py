@@ -16,7 +16,7 @@ from tests.chaos.conftest import ENVIRON
 from tests.integration.listener import in_order, next_event, session, speech
 from tests.server import GATEWAY, Server, animator, running
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone]
+pytestmark = pytest.mark.chaos
 
 MAX_GAP_S = 0.5
 RESUMED_S = 20.0

@@ -13,7 +13,7 @@ from tests.browser.conftest import visiting
 from tests.chaos.conftest import House
 from tests.server import GATEWAY, HOST
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone]
+pytestmark = pytest.mark.chaos
 
 BUSY_S = 8.0
 """Longest that counts as back on a machine that others use too; the aim is 2 s, and it is printed."""

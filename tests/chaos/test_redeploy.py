@@ -17,7 +17,7 @@ from tests.chaos.watching import lips_still_s
 from tests.integration.listener import find, in_order, session, speech
 from tests.server import GATEWAY, HOST, TRACER, Server
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone]
+pytestmark = pytest.mark.chaos
 
 LONG_S = 20.0
 ROLLED_OUT_S = 90.0

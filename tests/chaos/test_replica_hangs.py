@@ -14,7 +14,7 @@ from tests.chaos.watching import lips_still_s
 from tests.integration.listener import find_pieces, in_order, next_event, session, speech
 from tests.server import TRACER
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone]
+pytestmark = pytest.mark.chaos
 
 REPLACED_S = 60.0
 """Three health checks of 5 s fail, then the replica has 5 s to end; a busy machine takes longer."""

@@ -13,7 +13,7 @@ from tests.chaos.conftest import House
 from tests.integration.listener import in_order, next_event, session, speech
 from tests.server import CONTROLLER, PROXY
 
-pytestmark = [pytest.mark.chaos, pytest.mark.alone]
+pytestmark = pytest.mark.chaos
 
 MAX_GAP_S = 0.5
 """Longest time without a picture that still counts as media that never stopped."""

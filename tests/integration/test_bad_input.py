@@ -15,7 +15,7 @@ from serve_app.nouns import SPEECH_HZ, Int16
 from tests.integration.listener import find, next_event, session, speech
 from tests.server import Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.integration
 
 NO_MEDIA = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
 CHUNK = base64.b64encode(bytes(3200)).decode()

@@ -21,7 +21,7 @@ from tests.integration.test_resume import cut
 from tests.realtime_call import bearer, mint
 from tests.server import METRICS_S, Server, animator, running
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.integration
 
 GRACE_S = 3.0
 LINK = "lnk_fullhouse"

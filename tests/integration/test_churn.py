@@ -33,7 +33,7 @@ from tests.integration.listener import speech
 from tests.server import CONTROLLER, GATEWAY, HOST, PROXY, REGISTRY, TRACER, Server, animator, running
 
 CONNECTS = int(os.environ.get("CHURN_CONNECTS", "200"))
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(180 + 2 * CONNECTS)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180 + 2 * CONNECTS)]
 
 WARM_UP = 200
 SOCKETS = 12

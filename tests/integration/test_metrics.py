@@ -14,7 +14,7 @@ from tests.integration.listener import next_event, session, speech
 from tests.monitoring import Selectors, exported_metrics, expressions, of_series
 from tests.server import METRICS_S, Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.integration
 
 SESSIONS = 4
 

@@ -19,7 +19,7 @@ from tests.realtime_call import spoken
 from tests.server import Server
 from tests.unit.rtc.callers import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.integration
 
 NAME = "navtalk.Leo"
 WEATHER = {

@@ -70,6 +70,7 @@ async def test_an_uploaded_face_is_shown_and_speaks(gallery: Server) -> None:
         said = speech(2.0, seed=1)
         await client.speak(said, SPEECH_HZ)
         await next_event(inbox, "generation.completed")
+        await asyncio.sleep(0.3)
     assert pictures
     # Video has a luma of 16 to 235.
     shown = (np.mean(pictures[-20:], axis=0) - 16) * 255 / 219

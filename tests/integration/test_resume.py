@@ -12,7 +12,7 @@ from serve_app.nouns import SPEECH_HZ
 from tests.integration.listener import Listener, find, find_pieces, in_order, next_event, session, speech
 from tests.server import Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.integration
 
 MAX_GAP_S = 0.5
 """Longest time without a picture that still counts as media that never stopped."""

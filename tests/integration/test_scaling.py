@@ -16,7 +16,7 @@ from tests.cluster import Nodes, NodeSpec
 from tests.integration.listener import find_pieces, next_event, session, speech
 from tests.server import GATEWAY, HOST, TRACER, Server, running
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.integration
 
 SESSIONS = 4
 SPOKEN_S = 3.0

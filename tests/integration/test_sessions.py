@@ -26,7 +26,7 @@ from tests.realtime_call import bearer
 from tests.server import Server
 from tests.unit.rtc.callers import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.integration
 
 WAIT_S = 20.0
 

@@ -14,7 +14,7 @@ from serve_app.nouns import SPEECH_HZ
 from tests.integration.listener import Listener, find, find_pieces, in_order, next_event, session, speech
 from tests.server import Server
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.integration
 
 SAME_S = 0.06
 """How much longer or shorter speech may be heard than it was sent: three packets."""

@@ -11,7 +11,7 @@ from tests.network.report import Report
 from tests.network.rules import CLOSED, NAT, one_to_one
 from tests.network.watching import candidates, connect, watch
 
-pytestmark = [pytest.mark.network, pytest.mark.alone]
+pytestmark = pytest.mark.network
 
 FIRST_PORT, LAST_PORT = 50_000, 50_009
 

@@ -11,7 +11,7 @@ from tests.network.report import Report
 from tests.network.watching import connect, until_right, watch
 from tests.network.wire import Conditions
 
-pytestmark = [pytest.mark.network, pytest.mark.alone]
+pytestmark = pytest.mark.network
 
 SETTLED_S = 0.7
 

@@ -12,7 +12,7 @@ from tests.network.rules import NAT
 from tests.network.viewing import CONSENT_S
 from tests.network.watching import connect, until_right, watch
 
-pytestmark = [pytest.mark.network, pytest.mark.alone]
+pytestmark = pytest.mark.network
 
 
 def test_a_client_with_another_address_offers_again(internet: Internet, report: Report) -> None:

@@ -10,7 +10,7 @@ from tests.network.internet import Internet
 from tests.network.report import Report
 from tests.network.watching import connect, watch
 
-pytestmark = [pytest.mark.network, pytest.mark.alone]
+pytestmark = pytest.mark.network
 
 NARROW_BPS = 300_000
 

@@ -14,7 +14,7 @@ from tests.network.rules import CLOSED, NAT, only_turn
 from tests.network.turn_server import PASSWORD, PORT, TLS_PORT, USER, Certificate, turn_server, url
 from tests.network.watching import candidates, connect, watch
 
-pytestmark = [pytest.mark.network, pytest.mark.alone]
+pytestmark = pytest.mark.network
 
 TRANSPORTS = ("udp", "tcp", "tls")
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.network.wire import REORDER_S, Conditions, Direction
 
-pytestmark = [pytest.mark.network, pytest.mark.alone]
+pytestmark = pytest.mark.network
 
 SIZE = 1000
 
