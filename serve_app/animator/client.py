@@ -14,6 +14,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.animator.capacity import Capacity
+from serve_app.animator.lending import lend
 from serve_app.errors import AvatarError, HostLost, ModelError, ReplicaLost
 from serve_app.metrics import window_metrics
 from serve_app.models.base import ModelSpec
@@ -116,6 +117,7 @@ class AnimatorClient:
         response = self._handle.animate.remote(batch)
         clips = await from_replica(asyncio.wait_for(response._to_object_ref(), self._timeout_s))  # noqa: SLF001
         window_metrics().stage("submit", time.monotonic() - asked_s)
+        lend(clips)
         return cast("ray.ObjectRef[ClipBatch]", clips)
 
     async def pull(self, clips: ray.ObjectRef[ClipBatch]) -> ClipBatch:

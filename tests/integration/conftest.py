@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
+from serve_app.session.registry import NAMESPACE
 from tests.integration import keys
 from tests.server import DEV, Server, animator, running
 
@@ -55,3 +60,21 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     }
     with running(args, config=config, environ=keys.SECRETS) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def bare_ray() -> Iterator[None]:
+    """Ray without Serve, in this process."""
+    folder = tempfile.mkdtemp(prefix="avatar-", dir="/tmp")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        address="local",
+        num_cpus=1,
+        include_dashboard=False,
+        namespace=NAMESPACE,
+        _temp_dir=folder,
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,7 +19,7 @@ from serve_app.session.opened import HeldSession, HostStatus
 from serve_app.session.registry import NAMESPACE, SessionRegistry, host_name
 from serve_app.session.usage import KeyLimits
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("bare_ray")]
 
 TAG = "h0a1b2c"
 ACME = KeyLimits("acme", max_concurrent=2, minutes=10)
@@ -51,23 +48,6 @@ class StandInHost:
 
     async def closed(self) -> list[tuple[str, str]]:
         return self._closed
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    folder = tempfile.mkdtemp(prefix="avatar-", dir="/tmp")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        namespace=NAMESPACE,
-        _temp_dir=folder,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
