@@ -373,7 +373,11 @@ def main() -> None:
         asyncio.run(reconnect(options.reconnect))
     minutes = options.minutes if options.hours is None else options.hours * 60
     with running(config=BENCH) as server:
-        rows = asyncio.run(soak(server, minutes * 60))
+        try:
+            rows = asyncio.run(soak(server, minutes * 60))
+        except Exception:
+            print(server.last_words(), file=sys.stderr)
+            raise
     publish(rows, options.json)
     beyond = [row.what for row in rows if row.is_met is False]
     if beyond:

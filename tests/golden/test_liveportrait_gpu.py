@@ -12,6 +12,7 @@ from serve_app.models.liveportrait.networks import Networks, build, place
 from serve_app.models.liveportrait.sizes import OFFICIAL
 from serve_app.models.neural.batching import BucketedStep
 from tests.golden import recipe
+from tests.golden.half import LIKENESS_DB, likeness_db
 
 pytestmark = [
     pytest.mark.golden,
@@ -21,7 +22,6 @@ pytestmark = [
 
 CASES = recipe.cases("liveportrait")
 MODULES = {"warping": "warping_module", "generator": "spade_generator"}
-LIKENESS_DB = 45.0
 
 
 def filled() -> Networks:
@@ -74,6 +74,5 @@ def test_picture_in_half_precision(mode: str, reference: Tensor) -> None:
         )
         pictures = step(feature, compressed, source, driving).float().cpu()
     assert step.mode == mode
-    errors = (pictures - reference).square().mean(dim=(1, 2, 3))
-    likeness = -10.0 * torch.log10(errors)
+    likeness = likeness_db(pictures, reference)
     assert (likeness >= LIKENESS_DB).all(), f"expected {LIKENESS_DB} dB, found {likeness.tolist()}"

@@ -17,6 +17,7 @@ from serve_app.models.liveportrait.sizes import OFFICIAL
 from serve_app.models.liveportrait.stitching import Stitcher
 from serve_app.models.liveportrait.warping import Warping
 from tests.golden import recipe
+from tests.golden.half import LIKENESS_DB, HalfPrecision, likeness_db
 
 pytestmark = [pytest.mark.golden, pytest.mark.usefixtures("one_thread")]
 
@@ -212,3 +213,20 @@ def test_generator_on_weak_features() -> None:
     network.fold()
     weak = recipe.make_input("a", "spade_generator.feature", (1, 256, 64, 64), 0.5) * 0.02
     CASES.check(network(weak), "a/generator/image_weak")
+
+
+def test_half_precision_draws_the_same() -> None:
+    warp, draw = warping("b"), generator("b")
+    warp.fold()
+    warp.dense_motion_network.refine()
+    draw.fold()
+    feature = recipe.make_input("b", "warping_module.feature_3d", FEATURE, 0.7)
+    points = [CASES.tensor(f"b/warping/{name}") for name in ("kp_source", "kp_driving")]
+    exact = draw(warp(feature, warp.compressed(feature), *points))
+    warp.half()
+    draw.half()
+    with HalfPrecision() as precision:
+        picture = draw(warp(feature, warp.compressed(feature), *points))
+    assert picture.dtype == torch.float16
+    assert precision.rounded > 100
+    assert likeness_db(picture, exact).min() >= LIKENESS_DB

@@ -15,6 +15,7 @@ from serve_app.models.musetalk.networks import Networks, build
 from serve_app.models.neural.batching import BucketedStep
 from serve_app.models.neural.checkpoint import fill
 from tests.golden import recipe
+from tests.golden.half import LIKENESS_DB, likeness_db
 
 pytestmark = [
     pytest.mark.golden,
@@ -23,7 +24,6 @@ pytestmark = [
 ]
 
 CASES = recipe.cases("musetalk")
-LIKENESS_DB = 45.0
 ROWS = 3
 
 
@@ -75,6 +75,5 @@ def test_half_precision_paints_the_same(mode: str, half: Networks, reference: Te
     with torch.inference_mode():
         given = inputs(half)
     pictures = step(*given).float().cpu()
-    noise = (pictures - reference).square().mean(dim=(1, 2, 3))
-    likeness = -10 * noise.log10()
+    likeness = likeness_db(pictures, reference)
     assert likeness.min() >= LIKENESS_DB, f"{mode}: expected {LIKENESS_DB} dB, found {likeness.tolist()}"

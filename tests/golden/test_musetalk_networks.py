@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from serve_app.models.musetalk.architecture import OFFICIAL
 from serve_app.models.musetalk.networks import SCALING, Networks, build, load, vae_inputs
 from serve_app.models.neural.checkpoint import fill
 from tests.golden import recipe
+from tests.golden.half import LIKENESS_DB, HalfPrecision, likeness_db
 
 pytestmark = [pytest.mark.golden, pytest.mark.timeout(900)]
 
@@ -143,3 +145,18 @@ def test_face_and_prompt_to_picture(filled: Filled) -> None:
     assert len(seen) == 2
     rgb = (picture * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     CASES.check_pixels(np.ascontiguousarray(rgb[..., ::-1]), f"{filled.case}/chain/frame_bgr_u8")
+
+
+def test_half_precision_paints_the_same(filled: Filled) -> None:
+    networks = filled.networks
+    audio = CASES.tensor(f"{filled.case}/unet/audio")
+    latents = networks.encode(filled.face())
+    exact = networks.paint(latents, audio)
+    half = copy.deepcopy(networks)
+    for network in (half.unet, half.vae):
+        network.half()
+    with HalfPrecision() as precision:
+        picture = half.paint(latents.half(), audio.half())
+    assert picture.dtype == torch.float16
+    assert precision.rounded > 500
+    assert likeness_db(picture, exact).min() >= LIKENESS_DB

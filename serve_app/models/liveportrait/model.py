@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from serve_app.models.liveportrait.driving import Driver
 from serve_app.models.liveportrait.networks import NAME, Networks, load
 from serve_app.models.neural.batching import COMPILE, EAGER, BucketedStep
 from serve_app.models.neural.guard import broken_windows, finite_frames
+from serve_app.models.neural.landing import Copies, clips
 from serve_app.models.neural.residency import Residency
 from serve_app.models.refusal import animated, prepared_of, refusal
 from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window
@@ -81,6 +81,7 @@ class LivePortrait:
         )
         # Avatars are prepared in another thread than windows are animated in.
         self._one_step = threading.Lock()
+        self._copies = Copies(self._device)
         self._resident = Residency(self._device, RESIDENT_BYTES)
         self._avatars: dict[str, _Prepared] = {}
         self._spec = ModelSpec(
@@ -130,12 +131,12 @@ class LivePortrait:
             )
         self._resident.put(bundle.avatar_id, group)
         index = torch.arange(driver.length, device=device)
-        patches, finite = self._draw([(bundle.avatar_id, driver.rest(index))])
+        drawn, finite = self._draw([(bundle.avatar_id, driver.rest(index))])
         if not all(finite):
             raise AvatarInvalid(
                 f"avatar {bundle.avatar_id!r}: expected pictures, found values that are no numbers"
             )
-        frames = pasting.inlaid(pasting.still(bundle), patches[0], pasted.place)
+        frames = pasting.inlaid(pasting.still(bundle), drawn[bundle.avatar_id], pasted.place)
         loop = BaseLoop(bundle.avatar_id, SIZE, SIZE, fps, frames)
         self._avatars[bundle.avatar_id] = _Prepared(loop, driver, pasted.place)
 
@@ -160,12 +161,9 @@ class LivePortrait:
         return animated(windows, lambda window: refusal(window, fps, self._avatars), self._clips)
 
     def _clips(self, windows: Sequence[Window]) -> list[Clip | ClipFailure]:
-        patches, finite = self._draw(self._moved(windows))
-        failures = broken_windows(windows, finite)
-        return [
-            failure or Clip.of(window, self._avatars[window.avatar_id].place.xywh, pixels)
-            for window, failure, pixels in zip(windows, failures, _in_turn(windows, patches), strict=True)
-        ]
+        drawn, finite = self._draw(self._moved(windows))
+        places = {avatar_id: self._avatars[avatar_id].place for avatar_id in drawn}
+        return clips(windows, broken_windows(windows, finite), drawn, places)
 
     def _moved(self, windows: Sequence[Window]) -> list[tuple[str, Tensor]]:
         """Return avatars and the keypoints [F, K, 3] of their frames; windows of an avatar lie together."""
@@ -184,8 +182,8 @@ class LivePortrait:
             at += len(index)
         return moved
 
-    def _draw(self, moved: Sequence[tuple[str, Tensor]]) -> tuple[list[UInt8], list[bool]]:
-        """Draw the frames of some avatars.
+    def _draw(self, moved: Sequence[tuple[str, Tensor]]) -> tuple[dict[str, UInt8], list[bool]]:
+        """Draw the frames of some avatars, a device batch at a time.
 
         Args:
             moved: avatars and the keypoints [F, K, 3] of their frames.
@@ -195,7 +193,7 @@ class LivePortrait:
         """
         names = [name for name, x_driving in moved for _ in range(len(x_driving))]
         points = torch.cat([x_driving for _, x_driving in moved])
-        parts: dict[str, list[Tensor]] = {name: [] for name, _ in moved}
+        landing = self._copies.landing({name: len(x_driving) for name, x_driving in moved})
         finite = []
         largest = self._step.buckets[-1]
         for at in range(0, len(names), largest):
@@ -205,12 +203,10 @@ class LivePortrait:
             start = 0
             for name in dict.fromkeys(inside):
                 count = inside.count(name)
-                patches = pasting.paste(pictures[start : start + count], self._resident.get(name))
-                parts[name].append(self._to_host(patches))
+                landing.add(name, pasting.paste(pictures[start : start + count], self._resident.get(name)))
                 start += count
-        # Copies to the host are under way until the device says so; this waits for it.
         is_finite = torch.cat(finite).tolist()
-        return [torch.cat(part).numpy() for part in parts.values()], is_finite
+        return landing.arrays(), is_finite
 
     def _pictures(self, names: Sequence[str], x_driving: Tensor) -> Tensor:
         groups = {name: self._resident.get(name) for name in dict.fromkeys(names)}
@@ -226,27 +222,9 @@ class LivePortrait:
         with self._one_step:
             return self._step(*inputs, x_driving)
 
-    def _to_host(self, patches: Tensor) -> Tensor:
-        if self._device.type != "cuda":
-            return patches
-        host = torch.empty(patches.shape, dtype=patches.dtype, pin_memory=True)
-        return host.copy_(patches, non_blocking=True)
-
     def _example(self, batch: int) -> tuple[Tensor, ...]:
         """Return inputs of `Networks.picture` for warming up."""
         sizes = self._networks.sizes
         volume = (sizes.depth, sizes.grid, sizes.grid)
         shapes = ((sizes.volume, *volume), (sizes.compress, *volume), (21, 3), (21, 3))
         return tuple(torch.zeros(batch, *shape, device=self._device) for shape in shapes)
-
-
-def _in_turn(windows: Sequence[Window], patches: Sequence[UInt8]) -> Iterator[UInt8]:
-    """Yield each window's frames; windows of an avatar lie together, as its patches do."""
-    remaining = iter(patches)
-    present, at = None, 0
-    pixels = np.empty((0, 0), np.uint8)
-    for window in windows:
-        if window.avatar_id != present:
-            present, at, pixels = window.avatar_id, 0, next(remaining)
-        yield pixels[at : at + window.num_frames]
-        at += window.num_frames

@@ -6,7 +6,7 @@ lay into the base frames, and leave the device as I420 patches of the mouth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,10 @@ from serve_app.models.musetalk.networks import SIDE, Networks, load
 from serve_app.models.musetalk.timing import FRAME_SAMPLES, NativeFrames, native_frames
 from serve_app.models.neural.batching import COMPILE, EAGER, BucketedStep
 from serve_app.models.neural.guard import broken_windows, finite_frames
+from serve_app.models.neural.landing import Copies, Landing, clips
 from serve_app.models.neural.residency import Residency
 from serve_app.models.refusal import animated, prepared_of, refusal
-from serve_app.nouns import BaseLoop, Clip, ClipFailure, UInt8, Window, speech_index
+from serve_app.nouns import BaseLoop, Clip, ClipFailure, Window, speech_index
 
 NAME = "musetalk"
 
@@ -38,9 +39,6 @@ CPU_BUCKETS = (1, 2, 3, 4)
 
 RESIDENT_BYTES = 4 * 1_073_741_824
 """Avatars' tensors on the card: about 200 avatars of 20 MB each."""
-
-DRAWN_ON_CPU, DRAWN_ON_GPU = 4, 64
-"""Frames that are laid into the base loop together: on a CPU they stay in the cache."""
 
 
 class MuseTalk:
@@ -90,7 +88,7 @@ class MuseTalk:
             device=self._device,
             mode=mode or (COMPILE if is_gpu else EAGER),
         )
-        self._drawn = DRAWN_ON_GPU if is_gpu else DRAWN_ON_CPU
+        self._copies = Copies(self._device)
         self._resident = Residency(self._device, RESIDENT_BYTES)
         self._avatars: dict[str, tuple[BaseLoop, Rectangle]] = {}
         self._spec = ModelSpec(
@@ -163,82 +161,95 @@ class MuseTalk:
         natives = [native_frames(w.first_frame, w.num_frames, self._spec.fps) for w in windows]
         groups = {name: self._resident.get(name) for name in dict.fromkeys(w.avatar_id for w in windows)}
         looks = [
-            groups[window.avatar_id]["latents"].index_select(0, self._looked_at(window, native))
-            for window, native in zip(windows, natives, strict=True)
+            group["latents"].index_select(0, self._looked_at(avatar_id, windows, natives))
+            for avatar_id, group in groups.items()
         ]
         latents = torch.cat(looks).contiguous(memory_format=self._networks.memory_format)
-        faces = self._paint(latents, self._hearing.listen(windows, natives))
-        mix = _Mix(windows, natives)
-        drawn: dict[int, Tensor] = {}
-        for avatar_id, group in groups.items():
-            mine = [number for number, window in enumerate(windows) if window.avatar_id == avatar_id]
-            frames = np.concatenate([mix.frames[number] for number in mine])
-            patches = self._draw(faces, mix, frames, group, self._avatars[avatar_id][1])
-            sizes = [windows[number].num_frames for number in mine]
-            drawn.update(zip(mine, torch.split(patches, sizes), strict=True))
-        finite = finite_frames(faces)
-        pixels = self._to_host([drawn[number] for number in range(len(windows))])
-        is_finite = finite.cpu().numpy()
-        failures = broken_windows(windows, (is_finite[mix.before] & is_finite[mix.after]).tolist())
-        return [
-            failure or Clip.of(window, self._avatars[window.avatar_id][1].xywh, patches)
-            for window, patches, failure in zip(windows, pixels, failures, strict=True)
-        ]
+        mix = _Mix(windows, natives, self._device)
+        landing = self._copies.landing(mix.num_frames)
+        finite = self._make(latents, self._hearing.listen(windows, natives), mix, groups, landing)
+        failures = broken_windows(windows, mix.whole(finite))
+        places = {avatar_id: self._avatars[avatar_id][1] for avatar_id in groups}
+        return clips(windows, failures, landing.arrays(), places)
 
-    def _looked_at(self, window: Window, native: NativeFrames) -> Tensor:
-        """Return the base frames whose faces native frames are painted on, [count]."""
-        natives = np.arange(native.first, native.first + native.count)
-        frames = timing.session_frame(natives, self._spec.fps)
-        base = window.base_frame - window.first_frame + frames
-        loop = self._avatars[window.avatar_id][0]
-        return torch.from_numpy(base % len(loop.frames)).to(self._device)
+    def _make(
+        self,
+        latents: Tensor,
+        prompts: Tensor,
+        mix: _Mix,
+        groups: Mapping[str, Mapping[str, Tensor]],
+        landing: Landing,
+    ) -> npt.NDArray[np.bool_]:
+        """Paint F faces, a device batch at a time; draw and send off the frames that each completes.
+
+        Args:
+            latents: [F, 8, 32, 32].
+            prompts: [F, ...].
+            mix: the frames.
+            groups: the avatars' tensors.
+            landing: where the frames go, as I420 patches under their avatar's id.
+
+        Returns:
+            [F]: whether a face is numbers.
+        """
+        faces: Tensor | None = None
+        finite: list[Tensor] = []
+        painted = drawn = 0
+        while painted < len(latents):
+            some = slice(painted, painted + self._paint.buckets[-1])
+            part = self._paint(latents[some], prompts[some])
+            finite.append(finite_frames(part))
+            if faces is None:
+                faces = torch.empty(
+                    (len(latents), *part.shape[1:]),
+                    dtype=part.dtype,
+                    device=part.device,
+                    memory_format=self._networks.memory_format,
+                )
+            faces[some] = part
+            painted += len(part)
+            ready = mix.drawable(painted)
+            for avatar_id, frames in mix.of_avatars(drawn, ready):
+                place = self._avatars[avatar_id][1]
+                landing.add(avatar_id, self._draw(faces, mix, frames, groups[avatar_id], place))
+            drawn = ready
+        return torch.cat(finite).cpu().numpy()
+
+    def _looked_at(
+        self, avatar_id: str, windows: Sequence[Window], natives: Sequence[NativeFrames]
+    ) -> Tensor:
+        """Return the base frames of an avatar whose faces native frames are painted on, [F] int64."""
+        frames = []
+        for window, native in zip(windows, natives, strict=True):
+            if window.avatar_id == avatar_id:
+                numbers = np.arange(native.first, native.first + native.count)
+                shown = timing.session_frame(numbers, self._spec.fps)
+                frames.append(window.base_frame - window.first_frame + shown)
+        loop = self._avatars[avatar_id][0]
+        return torch.from_numpy(np.concatenate(frames) % len(loop.frames)).to(self._device)
 
     def _draw(
-        self,
-        faces: Tensor,
-        mix: _Mix,
-        frames: npt.NDArray[np.int64],
-        group: Mapping[str, Tensor],
-        place: Rectangle,
+        self, faces: Tensor, mix: _Mix, frames: slice, group: Mapping[str, Tensor], place: Rectangle
     ) -> Tensor:
         """Lay faces into the base frames of one avatar.
 
         Args:
-            faces: [F, 3, SIDE, SIDE] RGB from 0 to 1: the painted faces of all windows.
-            mix: which of them make the batch's frames.
-            frames: [T]: the frames to draw, of the batch's.
+            faces: [F, 3, SIDE, SIDE] RGB from 0 to 1; those of the frames to draw are painted.
+            mix: which of them make the step's frames.
+            frames: the T frames to draw, of the step's.
             group: the avatar's tensors.
             place: its rectangle.
 
         Returns:
             [T, w * h * 3 / 2] uint8 I420.
         """
-        before, after, base = (
-            torch.from_numpy(index[frames]).to(self._device) for index in (mix.before, mix.after, mix.base)
-        )
-        base %= len(group["boxes"])
-        share = torch.from_numpy(mix.share[frames]).to(self._device)[:, None, None, None]
-        parts = []
-        for some in torch.split(torch.arange(len(frames), device=self._device), self._drawn):
-            face = faces.index_select(0, before[some]).float()
-            if self._spec.fps > timing.NATIVE_FPS:
-                face = torch.lerp(face, faces.index_select(0, after[some]).float(), share[some])
-            shown = base[some]
-            boxes, under, cover = (group[key].index_select(0, shown) for key in ("boxes", "base", "cover"))
-            painted = blending.to_i420(blending.pasted(face, boxes, place))
-            parts.append(blending.blended(under, painted, cover))
-        return torch.cat(parts)
-
-    def _to_host(self, drawn: Sequence[Tensor]) -> list[UInt8]:
-        """Return tensors as arrays; from a GPU all copies run beside each other, into page-locked memory."""
-        if self._device.type != "cuda":
-            return [tensor.numpy() for tensor in drawn]
-        copies = []
-        for tensor in drawn:
-            copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            copies.append(copy.copy_(tensor, non_blocking=True))
-        torch.cuda.current_stream(self._device).synchronize()
-        return [copy.numpy() for copy in copies]
+        face = faces.index_select(0, mix.before[frames]).float()
+        if self._spec.fps > timing.NATIVE_FPS:
+            share = mix.share[frames, None, None, None]
+            face = torch.lerp(face, faces.index_select(0, mix.after[frames]).float(), share)
+        shown = mix.base[frames] % len(group["boxes"])
+        boxes, under, cover = (group[key].index_select(0, shown) for key in ("boxes", "base", "cover"))
+        return blending.blended(under, blending.to_i420(blending.pasted(face, boxes, place)), cover)
 
     def _example(self, size: int) -> tuple[Tensor, Tensor]:
         """Return inputs of a batch, as `animate` gives them."""
@@ -251,23 +262,53 @@ class MuseTalk:
 
 
 class _Mix:
-    """Which painted faces and base frames make the frames of a batch of windows; T counts all its frames.
+    """Which painted faces and base frames make the frames of a step's windows; T counts all its frames.
+
+    Goes to the device at once and before the painting: a later copy would wait for all that is under way.
+
+    Args:
+        windows: those of an avatar lie together.
+        natives: the faces that are painted for each.
+        device: where frames are drawn.
 
     Attributes:
-        before: [T] int64: the earlier face, of those of all windows.
-        after: [T] int64: the later one, the same where there is none.
+        before: [T] int64, ascending: the earlier face, of those of all windows.
+        after: [T] int64, ascending: the later one, the same where there is none.
         share: [T] float32: how much of the later one.
         base: [T] int64: the base frame, not reduced modulo L.
-        frames: for each window, its frames, of the T.
+        num_frames: of each avatar, in turn.
     """
 
-    def __init__(self, windows: Sequence[Window], natives: Sequence[NativeFrames]) -> None:
-        ends = np.cumsum([window.num_frames for window in windows])
+    def __init__(
+        self, windows: Sequence[Window], natives: Sequence[NativeFrames], device: torch.device
+    ) -> None:
         first_faces = np.cumsum([0, *(native.count for native in natives)])[:-1]
-        self.before = np.concatenate(
+        self._before = np.concatenate(
             [native.before + first for native, first in zip(natives, first_faces, strict=True)]
         )
-        self.share = np.concatenate([native.share for native in natives])
-        self.after = self.before + (self.share > 0)
-        self.base = np.concatenate([np.arange(w.base_frame, w.base_frame + w.num_frames) for w in windows])
-        self.frames = np.split(np.arange(ends[-1]), ends[:-1])
+        share = np.concatenate([native.share for native in natives])
+        self._after = self._before + (share > 0)
+        base = np.concatenate([np.arange(w.base_frame, w.base_frame + w.num_frames) for w in windows])
+        self.before, self.after, self.share, self.base = (
+            torch.from_numpy(values).to(device) for values in (self._before, self._after, share, base)
+        )
+        self.num_frames: dict[str, int] = {}
+        for window in windows:
+            self.num_frames[window.avatar_id] = self.num_frames.get(window.avatar_id, 0) + window.num_frames
+
+    def drawable(self, num_faces: int) -> int:
+        """Return how many frames, from the first on, need only the first `num_faces` faces."""
+        return int(np.searchsorted(self._after, num_faces))
+
+    def of_avatars(self, begin: int, end: int) -> Iterator[tuple[str, slice]]:
+        """Yield the avatars of the frames from `begin` to `end`, each with its own of them."""
+        at = 0
+        for avatar_id, count in self.num_frames.items():
+            mine = slice(max(at, begin), min(at + count, end))
+            at += count
+            if mine.start < mine.stop:
+                yield avatar_id, mine
+
+    def whole(self, finite: npt.NDArray[np.bool_]) -> list[bool]:
+        """Return for each frame whether its faces are numbers, as `finite` says of each face."""
+        return [bool(whole) for whole in finite[self._before] & finite[self._after]]
