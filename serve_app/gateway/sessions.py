@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -46,13 +48,30 @@ OPENINGS = 3
 """Hosts to try a session on: one that died a moment ago is still among them."""
 
 
-def host_route(model: str, host: str, animator: AnimatorClient, actor: ActorHandle[Any]) -> Route:
-    """Return the way to one model's Animator and one session host."""
+class Deliveries:
+    """What one gateway brings to one host, in the order of the calls.
 
-    def deliver(
-        sounds: Sequence[Sound], windows: Sequence[Window], clips: Sequence[Any]
+    Args:
+        actor: the host.
+    """
+
+    def __init__(self, actor: ActorHandle[Any]) -> None:
+        self._deliver = actor.deliver_in_turn
+        self._caller = secrets.token_hex(8)
+        self._numbers = itertools.count()
+
+    def __call__(
+        self, sounds: Sequence[Sound], windows: Sequence[Window], clips: Sequence[Any]
     ) -> Awaitable[list[Credit]]:
-        return from_host(cast("Awaitable[list[Credit]]", actor.deliver.remote(sounds, windows, clips)))
+        """Deliver; the call is on its way when this returns."""
+        call = self._deliver.remote(self._caller, next(self._numbers), sounds, windows, clips)
+        return from_host(cast("Awaitable[list[Credit]]", call))
+
+
+def host_route(
+    model: str, host: str, animator: AnimatorClient, actor: ActorHandle[Any], deliver: Deliveries
+) -> Route:
+    """Return the way to one model's Animator and one session host."""
 
     async def renew(session_ids: Sequence[str]) -> list[Credit]:
         return cast("list[Credit]", await from_host(actor.renew.remote(session_ids)))
@@ -227,6 +246,7 @@ class RaySessions:
         self._registry_actor: ActorHandle[Any] | None = None
         self._config_number: int | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._deliveries: dict[str, Deliveries] = {}
 
     async def start(self) -> None:
         """Find or make the registry and let it fill the pool of hosts."""
@@ -360,8 +380,13 @@ class RaySessions:
         self, opened: Opened, actor: ActorHandle[Any], *, resumed: bool, owns: bool = True
     ) -> RemoteSession:
         host = host_of(opened.session_id)
-        route = host_route(opened.model, host, self._animators[opened.model], actor) if owns else None
+        route = self._route(opened.model, host, actor) if owns else None
         return RemoteSession(opened, resumed=resumed, actor=actor, sessions=self, route=route)
+
+    def _route(self, model: str, host: str, actor: ActorHandle[Any]) -> Route:
+        if host not in self._deliveries:
+            self._deliveries[host] = Deliveries(actor)
+        return host_route(model, host, self._animators[model], actor, self._deliveries[host])
 
     @property
     def registry(self) -> ActorHandle[Any]:

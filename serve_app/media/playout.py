@@ -98,14 +98,18 @@ class _Utterance:
         return -(-self.received * self.fps // SOUND_HZ)
 
     def push(self, sound: Sound) -> None:
-        new = sound.samples[max(0, self.received - sound.first_sample) :]
+        if (lost := sound.first_sample - self.received) > 0:
+            self._append(np.zeros(lost, np.int16))
+        self._append(sound.samples[max(0, self.received - sound.first_sample) :])
+        self.ended = self.ended or sound.is_last
+
+    def _append(self, new: Int16) -> None:
         if len(new):
             if self.chunks and len(self.chunks[-1]) < CHUNK_SAMPLES:
                 self.chunks[-1] = np.concatenate([self.chunks[-1], new])
             else:
                 self.chunks.append(new)
             self.received += len(new)
-        self.ended = self.ended or sound.is_last
 
     def span(self, start: int, stop: int) -> Int16:
         """Return [stop - start] samples; zeros where nothing is kept."""
@@ -164,7 +168,10 @@ class Playout:
         return self._generation
 
     def push_sound(self, sound: Sound) -> None:
-        """Queue sound; what was already received is ignored, so a resend does no harm."""
+        """Queue sound; what was already received is ignored, so a resend does no harm.
+
+        Sound that was lost on the way is silence: what follows keeps its place.
+        """
         if sound.generation != self._generation:
             return
         utterance = self._find(sound.utterance)
@@ -173,8 +180,7 @@ class Playout:
                 return
             utterance = _Utterance(sound.utterance, sound.client_index, self._fps)
             self._queue.append(utterance)
-        if sound.first_sample <= utterance.received:
-            utterance.push(sound)
+        utterance.push(sound)
 
     def expect(self, window: Window) -> bool:
         """Note that a clip was asked for; False when the window is old, unknown or already promised."""

@@ -43,6 +43,7 @@ from serve_app.nouns import (
 from serve_app.rtc.encoder import H264Encoder
 from serve_app.rtc.ice import PeerFailure, try_ice_servers
 from serve_app.rtc.measured import MeasuredExecutor
+from serve_app.session.call_order import CallOrder
 from serve_app.session.encode_load import EncodeMeter
 from serve_app.session.events import SessionEvent
 from serve_app.session.facts import SessionFacts, Viewing
@@ -94,6 +95,7 @@ class SessionHost:
         self._executor = MeasuredExecutor(config.encoder.threads, self._note_encoded)
         self._recordings = RecordingFolder(config.recording) if config.recording.enabled else None
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._order = CallOrder(self._clock)
         self._metrics = HostMetrics(tag, get_args(PeerFailure))
         self._telemetry = Telemetry(self._metrics, self._clock)
         self._starving: dict[str, tuple[tuple[int, int], float]] = {}
@@ -230,6 +232,18 @@ class SessionHost:
         """
         ended = self._ended.get(session_id)
         return self._session(session_id).facts() if ended is None else ended
+
+    async def deliver_in_turn(
+        self,
+        caller: str,
+        number: int,
+        sounds: Sequence[Sound],
+        windows: Sequence[Window],
+        clips: Sequence[Any],
+    ) -> list[Credit]:
+        """Do as `deliver`, after the deliveries of the same caller with lower numbers."""
+        async with self._order.turn(caller, number):
+            return await self.deliver(sounds, windows, clips)
 
     async def deliver(
         self, sounds: Sequence[Sound], windows: Sequence[Window], clips: Sequence[Any]

@@ -45,7 +45,7 @@ Deliver = Callable[[Sequence[Sound], Sequence[Window], Sequence[Any]], Awaitable
 """Hands sound, windows and the reference of their clips to the host; raises HostLost when that is gone.
 
 The reference, if there is one, travels inside a list, so that Ray does not wait for the clips. A call to
-another process is on its way when this returns, so calls arrive in the order they were made.
+another process is on its way when this returns, and the host takes calls in the order they were made.
 """
 
 CreditsOf = Callable[[Sequence[str]], Awaitable[list[Credit]]]

@@ -269,6 +269,21 @@ def test_time_without_a_listener_loses_nothing(playout: Playout, listener: Liste
     assert heard < 30 * SPF
 
 
+def test_sound_that_was_lost_on_the_way_is_silence(playout: Playout, listener: Listener) -> None:
+    playout.push_sound(sound(0, 0, ones(PACKET_SAMPLES * 5)))
+    playout.push_sound(sound(0, PACKET_SAMPLES * 7, ones(PACKET_SAMPLES * 5), last=True))
+    playout.push_sound(sound(1, 0, ones(PACKET_SAMPLES * 5), last=True))
+    playout.push_clip(clip(0, 0, 8))
+    playout.push_clip(clip(1, 0, 4))
+    listener.run(1.0)
+    voiced = [heard is not None and bool(heard.any()) for _, heard in listener.heard]
+    first = voiced.index(True)
+    assert voiced[first : first + 12] == [True] * 5 + [False] * 2 + [True] * 5
+    ends = [event for event in listener.events if isinstance(event, Completed)]
+    assert [event.utterance for event in ends] == [0, 1]
+    assert ends[0].played_s == pytest.approx(12 * PACKET_SAMPLES / SOUND_HZ)
+
+
 def test_nothing_begins_before_the_listener_is_said_to_be_ready(playout: Playout, listener: Listener) -> None:
     playout.begin_from(SOUND_HZ // 10)
     speak(playout, 0, 15)
