@@ -29,7 +29,7 @@ def build(config: AppConfig) -> Application:
         graceful_shutdown_timeout_s=config.gateway.drain_s,
         graceful_shutdown_wait_loop_s=0.5,
         # A dead ingress is replaced once a health check has missed it; its clients wait for that.
-        health_check_period_s=1,
+        health_check_period_s=0.5,
         health_check_timeout_s=5,
     )
     return gateway.bind(config, animators)
@@ -42,7 +42,8 @@ def _animator(model: str, mine: AnimatorConfig, config: AppConfig) -> Applicatio
         max_ongoing_requests=4 * mine.max_batch_calls,
         ray_actor_options=mine.ray_actor_options,
         user_config={"max_batch_calls": mine.max_batch_calls},
-        health_check_period_s=2,
+        # Sessions have a second and a half of clips when a replica dies; another takes as long to start.
+        health_check_period_s=0.5,
         health_check_timeout_s=5,
         max_surge_percent=mine.max_surge_percent,
         # Windows take a fraction of a second; a replica that hangs must not keep its device for longer.
