@@ -48,35 +48,28 @@ OPENINGS = 3
 """Hosts to try a session on: one that died a moment ago is still among them."""
 
 
-class Deliveries:
-    """What one gateway brings to one host, in the order of the calls.
+class HostCalls:
+    """What the sessions of one gateway on one host share: the calls that the dispatcher makes.
 
     Args:
         actor: the host.
     """
 
     def __init__(self, actor: ActorHandle[Any]) -> None:
-        self._deliver = actor.deliver_in_turn
+        self._actor = actor
         self._caller = secrets.token_hex(8)
         self._numbers = itertools.count()
 
-    def __call__(
+    def deliver(
         self, sounds: Sequence[Sound], windows: Sequence[Window], clips: Sequence[Any]
     ) -> Awaitable[list[Credit]]:
         """Deliver; the call is on its way when this returns."""
-        call = self._deliver.remote(self._caller, next(self._numbers), sounds, windows, clips)
+        call = self._actor.deliver_in_turn.remote(self._caller, next(self._numbers), sounds, windows, clips)
         return from_host(cast("Awaitable[list[Credit]]", call))
 
-
-def host_route(
-    model: str, host: str, animator: AnimatorClient, actor: ActorHandle[Any], deliver: Deliveries
-) -> Route:
-    """Return the way to one model's Animator and one session host."""
-
-    async def renew(session_ids: Sequence[str]) -> list[Credit]:
-        return cast("list[Credit]", await from_host(actor.renew.remote(session_ids)))
-
-    return Route((model, host), animator.submit, deliver, renew)
+    async def renew(self, session_ids: Sequence[str]) -> list[Credit]:
+        """Keep sessions alive."""
+        return cast("list[Credit]", await from_host(self._actor.renew.remote(session_ids)))
 
 
 class RemoteSession:
@@ -246,7 +239,7 @@ class RaySessions:
         self._registry_actor: ActorHandle[Any] | None = None
         self._config_number: int | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._deliveries: dict[str, Deliveries] = {}
+        self._host_calls: dict[str, HostCalls] = {}
 
     async def start(self) -> None:
         """Find or make the registry and let it fill the pool of hosts."""
@@ -384,9 +377,10 @@ class RaySessions:
         return RemoteSession(opened, resumed=resumed, actor=actor, sessions=self, route=route)
 
     def _route(self, model: str, host: str, actor: ActorHandle[Any]) -> Route:
-        if host not in self._deliveries:
-            self._deliveries[host] = Deliveries(actor)
-        return host_route(model, host, self._animators[model], actor, self._deliveries[host])
+        if host not in self._host_calls:
+            self._host_calls[host] = HostCalls(actor)
+        calls = self._host_calls[host]
+        return Route((model, host), self._animators[model].submit, calls.deliver, calls.renew)
 
     @property
     def registry(self) -> ActorHandle[Any]:
