@@ -23,6 +23,7 @@ from serve_app.animator.stepping import Stepper
 from serve_app.avatars.store import AvatarStore
 from serve_app.config import AnimatorConfig, AppConfig
 from serve_app.errors import AdmissionRefused, AvatarInvalid, ModelOutOfMemory, ReplicaLost
+from serve_app.heap import freeze_heap
 from serve_app.logs import configure_logs
 from serve_app.metrics import AnimatorMetrics
 from serve_app.models.base import Model, ModelSpec
@@ -88,6 +89,7 @@ class Animator:
         self._capacity = self._measured_capacity(config.avatars.default)
         self._load = Load(self._capacity)
         self._metrics.capacity(self._capacity.sessions)
+        freeze_heap()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take what may change while sessions run; what is not named is as in the configuration.

@@ -35,6 +35,7 @@ from serve_app.gateway.sessions import RaySessions
 from serve_app.gateway.smallwebrtc import SmallWebRtcDoor
 from serve_app.gateway.tokens import SessionTokens
 from serve_app.gateway.whep.door import WhepDoor
+from serve_app.heap import freeze_heap
 from serve_app.logs import configure_logs
 from serve_app.media.recorder import RecordingFolder
 
@@ -83,6 +84,7 @@ class Gateway:
             asyncio.create_task(self._sessions.dispatcher.run()),
             asyncio.create_task(self._sessions.keep_pool()),
         ]
+        freeze_heap()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the routes; Serve asks for them once, after the constructor."""

@@ -7,7 +7,6 @@ state is never touched from two threads.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import secrets
 from collections.abc import Awaitable, Sequence
@@ -25,6 +24,7 @@ from serve_app.errors import (
     ReplicaLost,
     SessionNotFound,
 )
+from serve_app.heap import freeze_heap
 from serve_app.logs import configure_logs
 from serve_app.media.idle import EncodedLoop
 from serve_app.media.recorder import RecordingFolder
@@ -112,7 +112,7 @@ class SessionHost:
         self._start(try_ice_servers(self._config.ice))
         self._start(self._beat())
         self._start(self._residents.run())
-        gc.freeze()
+        freeze_heap()
 
     async def config(self) -> AppConfig:
         """Return what this host was started with."""
