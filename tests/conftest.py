@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from serve_app.heap import freeze_heap
+
 CATEGORIES = frozenset({"unit", "protocol", "golden", "network", "integration", "browser", "chaos"})
 GRACE_S = 0.2
 """Tasks that were cancelled as a test's last act may need a few turns of the loop."""
@@ -28,6 +30,11 @@ async def no_leaked_tasks() -> AsyncIterator[None]:
     if leaked:
         names = ", ".join(sorted(f"{task.get_name()} ({task.get_coro()!r})" for task in leaked))
         pytest.fail(f"expected every task to have ended with the test, still running: {names}")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what imports left out of later collections: they stop clients that play in real time for 0.9 s."""
+    freeze_heap()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -25,6 +25,7 @@ import numpy as np
 
 from serve_app.client.a2v import A2vClient, Inbox
 from serve_app.client.received import VIDEO_HZ, Received, Receiver
+from serve_app.heap import freeze_heap
 from serve_app.nouns import SOUND_HZ, SPEECH_HZ, Int16, UInt8
 from tests.benchmarks import plain_aiortc
 from tests.benchmarks.report import Row, latency_rows, publish, spread
@@ -403,6 +404,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    freeze_heap()
     if options.plain:
         rows = asyncio.run(bench_plain(options.number, options.sync_s))
     else:

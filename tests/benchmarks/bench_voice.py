@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from serve_app.client.received import Receiver
+from serve_app.heap import freeze_heap
 from serve_app.nouns import Int16
 from tests.benchmarks.bench_latency import Log, read_tracer
 from tests.benchmarks.report import Row, latency_rows, publish
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=20, help="turns, interruptions and calls")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    freeze_heap()
     publish(asyncio.run(bench(options.url, options.number)), options.json)
 
 

@@ -26,6 +26,7 @@ from aiortc import RTCPeerConnection
 from serve_app.client.a2v import A2vClient
 from serve_app.client.speech_file import read_speech
 from serve_app.errors import AvatarError
+from serve_app.heap import freeze_heap
 from serve_app.nouns import PACKET_S, SPEECH_HZ, Int16
 
 FPS = 30
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--churn", action="store_true")
     parser.add_argument("--speech", type=Path)
     options = parser.parse_args()
+    freeze_heap()
     speech = speech_or_tone(options.speech)
     work = (
         churn(options.url, options.seconds, speech)

@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 
 from serve_app.client.a2v import A2vClient
+from serve_app.heap import freeze_heap
 from serve_app.nouns import SPEECH_HZ
 from tests.benchmarks.bench_latency import (
     drift,
@@ -44,8 +45,8 @@ from tests.benchmarks.bench_latency import (
 from tests.benchmarks.bench_sessions import kind_of
 from tests.benchmarks.load import FPS, CountingMedia, say, speak_on, speech_or_tone
 from tests.benchmarks.report import Row, publish, spread
-from tests.chaos.watching import own_stalls
 from tests.server import ROOT, Server, running
+from tests.stalls import own_stalls
 
 BENCH = ROOT / "configs" / "bench.yaml"
 SAMPLE = ROOT / "serve_app" / "gateway" / "web" / "sample.wav"
@@ -371,6 +372,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.reconnect is not None:
         asyncio.run(reconnect(options.reconnect))
+    freeze_heap()
     minutes = options.minutes if options.hours is None else options.hours * 60
     with running(config=BENCH) as server:
         try:

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from serve_app.client.received import Receiver
 from serve_app.session.lifetime import PEER_GRACE_S
 from tests.integration.echoes import assert_echoed
-from tests.integration.listener import Listener
+from tests.integration.listener import listening
 from tests.realtime_call import calling, hang_up, joining, mint, spoken
 from tests.server import GATEWAY, HOST, Server, animator, running
 
@@ -52,10 +51,11 @@ async def test_a_call_goes_on_without_the_gateway_that_opened_it(
     server: Server, record_property: Callable[[str, object], None]
 ) -> None:
     said = spoken("Good morning, can you hear me?")
-    listener = Listener()
-    receiver = Receiver(on_video=listener.see, on_sound=listener.hear)
     secret = await mint(server.http)
-    async with joining(f"{server.http}/v1/realtime/calls", secret, receiver=receiver) as call:
+    async with (
+        listening() as (listener, receiver),
+        joining(f"{server.http}/v1/realtime/calls", secret, receiver=receiver) as call,
+    ):
         gone = server.kill(GATEWAY)
         await call.say(said)
         await call.until("output_audio_buffer.stopped")

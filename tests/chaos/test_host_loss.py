@@ -12,7 +12,6 @@ from serve_app.client.a2v import A2vClient
 from serve_app.nouns import SPEECH_HZ
 from serve_app.session.registry import session_tag
 from tests.chaos.conftest import House
-from tests.chaos.watching import own_stalls, worst_gap_s
 from tests.integration.listener import next_event, session, speech
 from tests.server import HOST
 
@@ -43,7 +42,6 @@ async def test_clients_of_a_dead_host_are_back_and_neighbours_notice_nothing(
 ) -> None:
     server, said, after = house.server, speech(9.0, seed=70), speech(1.5, seed=71)
     async with (
-        own_stalls() as stalls,
         session(server.url()) as (one, one_listener, one_inbox),
         session(server.url()) as (other, other_listener, other_inbox),
     ):
@@ -66,8 +64,8 @@ async def test_clients_of_a_dead_host_are_back_and_neighbours_notice_nothing(
         neighbour = other_listener if is_one else one_listener
         back_s = returned.pop().result() - killed_s
         await asyncio.sleep(AFTERWARDS_S)
-        calm_s = worst_gap_s(neighbour, before_s, stalls, until_s=killed_s)
-        gap_s = worst_gap_s(neighbour, killed_s, stalls)
+        calm_s = neighbour.worst_picture_gap_s(before_s, killed_s)
+        gap_s = neighbour.worst_picture_gap_s(killed_s)
         listener.clear()
         with victim.inbox() as inbox:
             await victim.speak(after, SPEECH_HZ)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from serve_app.client.received import Received, Receiver
 from serve_app.media.pcm import Resampler
 from serve_app.models import tracer
 from serve_app.nouns import SOUND_HZ, SPEECH_HZ, Int16
+from tests.stalls import OwnStalls, own_stalls
 
 VOICED = 700
 """Peak above which sound counts as voiced; speech here peaks at 9000."""
@@ -82,11 +84,16 @@ class Match:
 
 
 class Listener:
-    """Keeps everything a client received."""
+    """Keeps everything a client received.
 
-    def __init__(self) -> None:
+    Args:
+        stalls: of the event loop that receives.
+    """
+
+    def __init__(self, stalls: OwnStalls | None = None) -> None:
         self.pictures: list[Picture] = []
         self.packets: list[Packet] = []
+        self._stalls = stalls or OwnStalls()
         self._heard = asyncio.Event()
 
     def see(self, received: Received) -> None:
@@ -135,9 +142,10 @@ class Listener:
         places = [place for place, picture in enumerate(self.pictures) if picture.index is not None]
         return places[-1] + 1 - places[0] - len(places) if places else 0
 
-    def worst_picture_gap_s(self) -> float:
-        """Return the longest time between two pictures."""
-        return float(np.diff([picture.arrived_s for picture in self.pictures]).max())
+    def worst_picture_gap_s(self, since_s: float = -math.inf, until_s: float = math.inf) -> float:
+        """Return the longest time between two pictures of a while; the listener's own stalls do not count."""
+        arrived = [picture.arrived_s for picture in self.pictures if since_s <= picture.arrived_s <= until_s]
+        return max(b - a - self._stalls.within(a, b) for a, b in itertools.pairwise(arrived))
 
     def last_voiced_s(self) -> float:
         """Return when the last voiced packet arrived; 0 without one."""
@@ -149,13 +157,22 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
+async def listening() -> AsyncIterator[tuple[Listener, Receiver]]:
+    """Listen to a receiver, and to how late this event loop runs meanwhile."""
+    async with own_stalls() as stalls:
+        listener = Listener(stalls)
+        yield listener, Receiver(on_video=listener.see, on_sound=listener.hear)
+
+
+@contextlib.asynccontextmanager
 async def session(
     url: str, *, media: Receiver | None = None
 ) -> AsyncIterator[tuple[A2vClient, Listener, Inbox]]:
     """Open a session that is listened to; the inbox gets the door's messages from the first offer on."""
-    listener = Listener()
-    receiver = media or Receiver(on_video=listener.see, on_sound=listener.hear)
-    async with A2vClient(url, media=receiver, timeout_s=30) as client:
+    async with (
+        listening() as (listener, receiver),
+        A2vClient(url, media=media or receiver, timeout_s=30) as client,
+    ):
         with client.inbox() as inbox:
             yield client, listener, inbox
 

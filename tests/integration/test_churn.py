@@ -28,9 +28,9 @@ from serve_app.client.a2v import A2vClient, DoorError
 from serve_app.client.received import Received, Receiver
 from serve_app.nouns import SPEECH_HZ
 from tests.benchmarks.load import CountingMedia
-from tests.chaos.watching import OwnStalls, own_stalls
 from tests.integration.listener import speech
 from tests.server import CONTROLLER, GATEWAY, HOST, PROXY, REGISTRY, TRACER, Server, animator, running
+from tests.stalls import OwnStalls, own_stalls
 
 CONNECTS = int(os.environ.get("CHURN_CONNECTS", "200"))
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180 + 2 * CONNECTS)]
