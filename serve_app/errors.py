@@ -216,6 +216,10 @@ class HostLost(AvatarError):
     retryable = True
 
 
+class HostUnreachable(HostLost):
+    """The connection to a session's host broke; the host may live."""
+
+
 class ReplicaLost(AvatarError):
     """An Animator replica vanished in mid-call; its windows may be tried again."""
 

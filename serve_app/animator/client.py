@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.animator.capacity import Capacity
 from serve_app.animator.lending import lend
-from serve_app.errors import AvatarError, HostLost, ModelError, ReplicaLost
+from serve_app.errors import AvatarError, HostLost, HostUnreachable, ModelError, ReplicaLost
 from serve_app.metrics import window_metrics
 from serve_app.models.base import ModelSpec
 from serve_app.nouns import BaseLoop, ClipBatch, WindowBatch
 
 T = TypeVar("T")
+
+logger = logging.getLogger("serve_app.animator")
 
 
 def deployment_name(model: str) -> str:
@@ -52,7 +55,8 @@ async def from_host(call: Awaitable[T]) -> T:
 
     Raises:
         AvatarError: what the host itself raised.
-        HostLost: the host is gone or cannot be reached.
+        HostUnreachable: its connection broke, and nobody knows whether the call was done.
+        HostLost: the host is gone.
     """
     try:
         return await call
@@ -61,8 +65,35 @@ async def from_host(call: Awaitable[T]) -> T:
         if isinstance(cause, AvatarError):
             raise cause from None
         raise
+    except ActorUnavailableError as error:
+        raise HostUnreachable("the connection to a session host broke") from error
     except RayError as error:
         raise HostLost(f"{type(error).__name__} while calling a session host") from error
+
+
+def again(make: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+    """Call a session host, and call it again when the connection breaks, as long as the host lives.
+
+    Ray tells after a second that a connection broke, and at once that the host is dead. With its own retries
+    (`max_task_retries`) a death, too, would be told after a second.
+
+    Args:
+        make: makes the call; its first one is on its way when this returns.
+
+    Raises:
+        AvatarError: what the host itself raised.
+        HostLost: the host is gone.
+    """
+    return _answered(make(), make)
+
+
+async def _answered(call: Awaitable[T], make: Callable[[], Awaitable[T]]) -> T:
+    while True:
+        try:
+            return await from_host(call)
+        except HostUnreachable as error:
+            logger.warning("%s; the call is made again", error)
+            call = make()
 
 
 class AnimatorClient:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
-from ray.actor import ActorHandle
-
-from serve_app.animator.client import from_host
 from serve_app.errors import AvatarError, SpeechOverrun
+from serve_app.gateway.host_calls import HostCalls
 
 logger = logging.getLogger("serve_app.gateway")
 
@@ -25,12 +22,12 @@ class ConversationLane:
 
     Args:
         session_id: whose conversation.
-        actor: the session's host.
+        host: the way to the session's host.
     """
 
-    def __init__(self, session_id: str, actor: ActorHandle[Any]) -> None:
+    def __init__(self, session_id: str, host: HostCalls) -> None:
         self._session_id = session_id
-        self._actor = actor
+        self._host = host
         self._waiting: list[dict[str, object]] = []
         self._waiting_bytes = 0
         self._sending: asyncio.Task[None] | None = None
@@ -56,7 +53,7 @@ class ConversationLane:
         while self._waiting:
             events, self._waiting, self._waiting_bytes = self._waiting, [], 0
             try:
-                await from_host(self._actor.converse.remote(self._session_id, events))
+                await self._host.do("converse", self._session_id, events)
             except AvatarError as error:
                 # The reader of the session's events is told of its end; these have nobody to go to.
                 logger.info(

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from serve_app.animator.client import AnimatorClient, from_host
+from serve_app.animator.client import AnimatorClient
 from serve_app.clock import Clock
 from serve_app.config import AppConfig
 from serve_app.errors import (
@@ -27,9 +26,10 @@ from serve_app.errors import (
     SessionNotFound,
 )
 from serve_app.gateway.conversation_lane import ConversationLane
+from serve_app.gateway.host_calls import HostCalls
 from serve_app.gateway.link import OpenUtterance, SessionFacts, Viewing
 from serve_app.metrics import RefusalMetrics
-from serve_app.nouns import Credit, Int16, Sound, Window
+from serve_app.nouns import Int16
 from serve_app.session.admission import Place
 from serve_app.session.events import SessionClosed, SessionEvent
 from serve_app.session.opened import Opened
@@ -48,37 +48,13 @@ OPENINGS = 3
 """Hosts to try a session on: one that died a moment ago is still among them."""
 
 
-class HostCalls:
-    """What the sessions of one gateway on one host share: the calls that the dispatcher makes.
-
-    Args:
-        actor: the host.
-    """
-
-    def __init__(self, actor: ActorHandle[Any]) -> None:
-        self._actor = actor
-        self._caller = secrets.token_hex(8)
-        self._numbers = itertools.count()
-
-    def deliver(
-        self, sounds: Sequence[Sound], windows: Sequence[Window], clips: Sequence[Any]
-    ) -> Awaitable[list[Credit]]:
-        """Deliver; the call is on its way when this returns."""
-        call = self._actor.deliver_in_turn.remote(self._caller, next(self._numbers), sounds, windows, clips)
-        return from_host(cast("Awaitable[list[Credit]]", call))
-
-    async def renew(self, session_ids: Sequence[str]) -> list[Credit]:
-        """Keep sessions alive."""
-        return cast("list[Credit]", await from_host(self._actor.renew.remote(session_ids)))
-
-
 class RemoteSession:
     """One session in its host; implements SessionLink.
 
     Args:
         opened: what the host answered.
         resumed: whether the session ran before.
-        actor: the host.
+        host: the way to its host.
         sessions: the gateway's sessions.
         route: where speech goes; None for a link that follows a session and does not own it.
     """
@@ -88,7 +64,7 @@ class RemoteSession:
         opened: Opened,
         *,
         resumed: bool,
-        actor: ActorHandle[Any],
+        host: HostCalls,
         sessions: RaySessions,
         route: Route | None,
     ) -> None:
@@ -96,7 +72,7 @@ class RemoteSession:
         self.resume_token = opened.resume_token
         self.resumed = resumed
         self.open_utterance: OpenUtterance | None = None
-        self._actor = actor
+        self._host = host
         self._sessions = sessions
         self._next_event = opened.next_event
         self._owner = opened.owner if route is not None else None
@@ -119,31 +95,31 @@ class RemoteSession:
 
     async def answer(self, offer_sdp: str) -> str:
         """Return the SDP answer to an offer."""
-        return cast("str", await from_host(self._actor.answer.remote(self.session_id, offer_sdp)))
+        return cast("str", await self._host.do("answer", self.session_id, offer_sdp))
 
     async def offer(self) -> str:
         """Return an SDP offer of sound and picture."""
-        return cast("str", await from_host(self._actor.offer.remote(self.session_id)))
+        return cast("str", await self._host.do("offer", self.session_id))
 
     async def accept(self, answer_sdp: str) -> None:
         """Take the answer to the last offer."""
-        await from_host(self._actor.accept.remote(self.session_id, answer_sdp))
+        await self._host.do("accept", self.session_id, answer_sdp)
 
     async def add_candidate(self, candidate: dict[str, object] | None) -> None:
         """Give a remote ICE candidate."""
-        await from_host(self._actor.add_candidate.remote(self.session_id, candidate))
+        await self._host.do("add_candidate", self.session_id, candidate)
 
     async def view(self, offer_sdp: str) -> Viewing:
         """Answer the offer of one more viewer."""
-        return cast("Viewing", await from_host(self._actor.view.remote(self.session_id, offer_sdp)))
+        return cast("Viewing", await self._host.do("view", self.session_id, offer_sdp))
 
     async def add_viewer_candidate(self, viewer_id: str, candidate: dict[str, object] | None) -> None:
         """Give a viewer's remote ICE candidate."""
-        await from_host(self._actor.add_viewer_candidate.remote(self.session_id, viewer_id, candidate))
+        await self._host.do("add_viewer_candidate", self.session_id, viewer_id, candidate)
 
     async def end_view(self, viewer_id: str) -> bool:
         """End a viewer's connection; return whether there was one."""
-        return cast("bool", await from_host(self._actor.end_view.remote(self.session_id, viewer_id)))
+        return cast("bool", await self._host.do("end_view", self.session_id, viewer_id))
 
     def begin(self, client_index: int) -> None:
         """Open an utterance."""
@@ -162,7 +138,7 @@ class RemoteSession:
     async def interrupt(self) -> None:
         """Drop what is queued here and silence the host."""
         self._source.interrupt()
-        generation = cast("int", await from_host(self._actor.interrupt.remote(self.session_id)))
+        generation = cast("int", await self._host.do("interrupt", self.session_id))
         if generation != self._source.generation:
             logger.warning(
                 "session %s: expected generation %d, its host is at %d",
@@ -174,12 +150,12 @@ class RemoteSession:
     def converse(self, event: dict[str, object]) -> None:
         """Give the conversation a client event."""
         if self._lane is None:
-            self._lane = ConversationLane(self.session_id, self._actor)
+            self._lane = ConversationLane(self.session_id, self._host)
         self._lane.put(event)
 
     async def facts(self) -> SessionFacts:
         """Return what can be told of the session."""
-        return cast("SessionFacts", await from_host(self._actor.facts.remote(self.session_id)))
+        return cast("SessionFacts", await self._host.ask("facts", self.session_id))
 
     async def events(self) -> AsyncIterator[SessionEvent]:
         """Yield the session's events until it closes or another socket takes it over."""
@@ -206,16 +182,16 @@ class RemoteSession:
         """End the session now."""
         if self._owner is not None:
             self._sessions.dispatcher.detach(self._source)
-        await self._sessions.close(self.session_id, self._actor)
+        await self._sessions.close(self.session_id, self._host)
 
     async def _news(self) -> tuple[int, list[SessionEvent]] | None:
-        host, session_id, start = self._actor, self.session_id, self._next_event
+        session_id, start = self.session_id, self._next_event
         call = (
-            host.follow.remote(session_id, start)
+            self._host.ask("follow", session_id, start)
             if self._owner is None
-            else host.events.remote(session_id, start, self._owner)
+            else self._host.ask("events", session_id, start, self._owner)
         )
-        return cast("tuple[int, list[SessionEvent]] | None", await from_host(call))
+        return cast("tuple[int, list[SessionEvent]] | None", await call)
 
 
 class RaySessions:
@@ -239,7 +215,7 @@ class RaySessions:
         self._registry_actor: ActorHandle[Any] | None = None
         self._config_number: int | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._host_calls: dict[str, HostCalls] = {}
+        self._hosts: WeakValueDictionary[str, HostCalls] = WeakValueDictionary()
 
     async def start(self) -> None:
         """Find or make the registry and let it fill the pool of hosts."""
@@ -317,43 +293,42 @@ class RaySessions:
     async def _open_at(self, place: Place, request: SessionRequest) -> RemoteSession:
         session_id: str | None = None
         try:
-            actor = _host(str(place.tag))
-            opened = cast("Opened", await from_host(actor.open.remote(_within(request, place))))
+            host = self._host(host_name(str(place.tag)))
+            opened = cast("Opened", await host.do("open", _within(request, place)))
             session_id = opened.session_id
         finally:
             self.registry.admitted.remote(place.reservation, session_id)
-        return self._remote(opened, actor, resumed=False)
+        return self._remote(opened, host, resumed=False)
 
     async def resume(self, session_id: str, resume_token: str) -> RemoteSession:
         """Take over a running session, wherever its host is."""
         try:
-            actor = ray.get_actor(host_of(session_id), NAMESPACE)
-            opened = cast("Opened", await from_host(actor.resume.remote(session_id, resume_token)))
-        except (HostLost, ValueError) as error:
+            host = self._host(host_of(session_id))
+            opened = cast("Opened", await host.do("resume", session_id, resume_token))
+        except HostLost as error:
             raise SessionNotFound("no such session; it has ended or never was") from error
-        return self._remote(opened, actor, resumed=True)
+        return self._remote(opened, host, resumed=True)
 
     async def attach(self, session_id: str, *, take_over: bool) -> RemoteSession:
         """Find a running session, to follow it or to take it over."""
         try:
-            actor = ray.get_actor(host_of(session_id), NAMESPACE)
-            opened = cast("Opened", await from_host(actor.attach.remote(session_id, take_over=take_over)))
-        except (HostLost, ValueError) as error:
+            host = self._host(host_of(session_id))
+            opened = cast("Opened", await host.do("attach", session_id, take_over))
+        except HostLost as error:
             raise SessionNotFound("no such session; it has ended or never was") from error
-        return self._remote(opened, actor, resumed=True, owns=take_over)
+        return self._remote(opened, host, resumed=True, owns=take_over)
 
     async def facts(self, session_id: str) -> SessionFacts:
         """Return what can be told of a session."""
         try:
-            actor = ray.get_actor(host_of(session_id), NAMESPACE)
-            return cast("SessionFacts", await from_host(actor.facts.remote(session_id)))
-        except (HostLost, ValueError) as error:
+            return cast("SessionFacts", await self._host(host_of(session_id)).ask("facts", session_id))
+        except HostLost as error:
             raise SessionNotFound("no such session; it has ended or never was") from error
 
-    async def close(self, session_id: str, actor: ActorHandle[Any]) -> None:
+    async def close(self, session_id: str, host: HostCalls) -> None:
         """End a session and give its room back."""
         try:
-            await from_host(actor.close_session.remote(session_id, "client"))
+            await host.ask("close_session", session_id, "client")
         except AvatarError as error:
             logger.info("session %s was gone before it was closed: %s", session_id, error)
         self.registry.released.remote(session_id)
@@ -369,31 +344,33 @@ class RaySessions:
             await self.dispatcher.a_tick()
         self.dispatcher.detach(source)
 
-    def _remote(
-        self, opened: Opened, actor: ActorHandle[Any], *, resumed: bool, owns: bool = True
-    ) -> RemoteSession:
-        host = host_of(opened.session_id)
-        route = self._route(opened.model, host, actor) if owns else None
-        return RemoteSession(opened, resumed=resumed, actor=actor, sessions=self, route=route)
+    def _remote(self, opened: Opened, host: HostCalls, *, resumed: bool, owns: bool = True) -> RemoteSession:
+        route = self._route(opened, host) if owns else None
+        return RemoteSession(opened, resumed=resumed, host=host, sessions=self, route=route)
 
-    def _route(self, model: str, host: str, actor: ActorHandle[Any]) -> Route:
-        if host not in self._host_calls:
-            self._host_calls[host] = HostCalls(actor)
-        calls = self._host_calls[host]
-        return Route((model, host), self._animators[model].submit, calls.deliver, calls.renew)
+    def _route(self, opened: Opened, host: HostCalls) -> Route:
+        key = opened.model, host_of(opened.session_id)
+        return Route(key, self._animators[opened.model].submit, host.deliver, host.renew)
+
+    def _host(self, name: str) -> HostCalls:
+        """Return the way to the host of an actor's name, which all its sessions here share.
+
+        Raises:
+            HostLost: there is no such actor.
+        """
+        host = self._hosts.get(name)
+        if host is None:
+            try:
+                host = self._hosts[name] = HostCalls(ray.get_actor(name, NAMESPACE))
+            except ValueError as error:
+                raise HostLost("no actor of that name") from error
+        return host
 
     @property
     def registry(self) -> ActorHandle[Any]:
         """The registry's handle, another after a restart of it."""
         assert self._registry_actor is not None, "start() has not been awaited"
         return self._registry_actor
-
-
-def _host(tag: str) -> ActorHandle[Any]:
-    try:
-        return ray.get_actor(host_name(tag), NAMESPACE)
-    except ValueError as error:
-        raise HostLost("no actor of that name") from error
 
 
 def _refusal(place: Place) -> AvatarError:

@@ -150,6 +150,7 @@ class Playout:
         self._config = config
         self._generation = 0
         self._queue: deque[_Utterance] = deque()
+        self._newest = -1
         self._events: list[Started | Completed] = []
         self._tail: Int16 | None = None
         self._next_packet = 0
@@ -168,7 +169,7 @@ class Playout:
         return self._generation
 
     def push_sound(self, sound: Sound) -> None:
-        """Queue sound; what was already received is ignored, so a resend does no harm.
+        """Queue sound; what was already received is ignored, so a resend does no harm, however late.
 
         Sound that was lost on the way is silence: what follows keeps its place.
         """
@@ -176,8 +177,9 @@ class Playout:
             return
         utterance = self._find(sound.utterance)
         if utterance is None:
-            if self._queue and sound.utterance < self._queue[-1].number:
+            if sound.utterance <= self._newest:
                 return
+            self._newest = sound.utterance
             utterance = _Utterance(sound.utterance, sound.client_index, self._fps)
             self._queue.append(utterance)
         utterance.push(sound)

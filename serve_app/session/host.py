@@ -48,6 +48,7 @@ from serve_app.session.encode_load import EncodeMeter
 from serve_app.session.events import SessionEvent
 from serve_app.session.facts import SessionFacts, Viewing
 from serve_app.session.lifetime import end_of
+from serve_app.session.once import Once
 from serve_app.session.opened import HeldSession, HostStatus, Opened
 from serve_app.session.request import SessionRequest
 from serve_app.session.rescue import cut_window
@@ -96,6 +97,7 @@ class SessionHost:
         self._recordings = RecordingFolder(config.recording) if config.recording.enabled else None
         self._tasks: set[asyncio.Future[Any]] = set()
         self._order = CallOrder(self._clock)
+        self._once = Once()
         self._metrics = HostMetrics(tag, get_args(PeerFailure))
         self._telemetry = Telemetry(self._metrics, self._clock)
         self._starving: dict[str, tuple[tuple[int, int], float]] = {}
@@ -127,6 +129,10 @@ class SessionHost:
         return HostStatus(held, self._config.session.max_sessions_per_host, self._encoding.load())
 
     # --- gateway -----------------------------------------------------------------------------------
+
+    async def once(self, call: str, method: str, *arguments: Any) -> Any:  # noqa: ANN401 - of any method
+        """Do what another method of this host does, once: a call of the same name waits for the first."""
+        return await self._once.run(call, lambda: getattr(self, method)(*arguments))
 
     async def open(self, request: SessionRequest) -> Opened:
         """Open a session.
@@ -172,7 +178,7 @@ class SessionHost:
         logger.info("session %s resumed", session_id)
         return self._taken_over(session)
 
-    async def attach(self, session_id: str, *, take_over: bool) -> Opened:
+    async def attach(self, session_id: str, take_over: bool) -> Opened:
         """Let a caller whose right was checked by its door follow a session, or take it over.
 
         Raises:

@@ -17,11 +17,11 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.util import list_named_actors
 
-from serve_app.animator.client import AnimatorClient
+from serve_app.animator.client import AnimatorClient, again
 from serve_app.clock import MonotonicClock
 from serve_app.config import AppConfig, AuthConfig
 from serve_app.errors import AdmissionRefused, AvatarError, SessionNotFound
@@ -52,6 +52,9 @@ NAMESPACE = "avatar"
 HOST_PREFIX = "session-host-"
 BEAT_S = 1.0
 ANSWER_S = 5.0
+MISSED = 3
+"""A host that so many reports in a row did not come from is lost; of one that is dead Ray knows at once."""
+
 MODEL_S = 1.0
 """Longest wait for a model's answer; a client is refused or let in at once."""
 
@@ -352,7 +355,7 @@ class SessionRegistry:
         """Learn what a host was started with, and which sessions it holds."""
         host = self._hosts[tag]
         try:
-            host.config = await asyncio.wait_for(host.actor.config.remote(), ANSWER_S)
+            host.config = await asyncio.wait_for(again(host.actor.config.remote), ANSWER_S)
         except (RayError, TimeoutError) as error:
             logger.warning("host %s does not tell its configuration (%s)", tag, type(error).__name__)
         await self._check(tag)
@@ -379,7 +382,7 @@ class SessionRegistry:
             status: HostStatus = await asyncio.wait_for(host.actor.status.remote(), ANSWER_S)
         except (RayError, TimeoutError) as error:
             host.missed += 1
-            if not isinstance(error, TimeoutError) or host.missed >= 3:
+            if isinstance(error, ActorDiedError) or host.missed >= MISSED:
                 logger.warning(
                     "host %s is lost (%s) with %d sessions", tag, type(error).__name__, len(before)
                 )

@@ -284,6 +284,19 @@ def test_sound_that_was_lost_on_the_way_is_silence(playout: Playout, listener: L
     assert ends[0].played_s == pytest.approx(12 * PACKET_SAMPLES / SOUND_HZ)
 
 
+def test_sound_that_comes_again_after_its_utterance_was_heard_begins_nothing(
+    playout: Playout, listener: Listener
+) -> None:
+    speak(playout, 0, 30)
+    listener.run(2.0)
+    playout.push_sound(sound(0, PACKET_SAMPLES * 2, ones(PACKET_SAMPLES)))
+    speak(playout, 1, 30)
+    listener.run(2.0)
+    ends = [event for event in listener.events if isinstance(event, Completed)]
+    assert [event.utterance for event in ends] == [0, 1]
+    assert not playout.is_speaking
+
+
 def test_nothing_begins_before_the_listener_is_said_to_be_ready(playout: Playout, listener: Listener) -> None:
     playout.begin_from(SOUND_HZ // 10)
     speak(playout, 0, 15)
