@@ -90,6 +90,26 @@ def window_metrics() -> WindowMetrics:
     return WindowMetrics()
 
 
+class CallMetrics:
+    """What everybody reports who calls session hosts."""
+
+    def __init__(self) -> None:
+        self._again = EventCounter(
+            "avatar_host_calls_again", "Calls made again because the connection to a session host broke."
+        )
+        self._again.announce()
+
+    def again(self) -> None:
+        """Record that a call is made again."""
+        self._again.inc()
+
+
+@cache
+def call_metrics() -> CallMetrics:
+    """Return this process's metrics of calls."""
+    return CallMetrics()
+
+
 class AnimatorMetrics:
     """What an Animator replica reports."""
 

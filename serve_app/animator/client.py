@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.animator.capacity import Capacity
 from serve_app.animator.lending import lend
 from serve_app.errors import AvatarError, HostLost, HostUnreachable, ModelError, ReplicaLost
-from serve_app.metrics import window_metrics
+from serve_app.metrics import call_metrics, window_metrics
 from serve_app.models.base import ModelSpec
 from serve_app.nouns import BaseLoop, ClipBatch, WindowBatch
 
@@ -93,6 +93,7 @@ async def _answered(call: Awaitable[T], make: Callable[[], Awaitable[T]]) -> T:
             return await from_host(call)
         except HostUnreachable as error:
             logger.warning("%s; the call is made again", error)
+            call_metrics().again()
             call = make()
 
 

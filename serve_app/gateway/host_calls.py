@@ -14,6 +14,7 @@ from typing import Any, cast
 from ray.actor import ActorHandle
 
 from serve_app.animator.client import again
+from serve_app.metrics import call_metrics
 from serve_app.nouns import Credit, Sound, Window
 
 
@@ -28,6 +29,7 @@ class HostCalls:
         self._actor = actor
         self._caller = secrets.token_hex(8)
         self._numbers = itertools.count()
+        call_metrics()  # exported with 0 from now on
 
     async def ask(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - what the method returns
         """Make a call that only reads, or that leaves the same when it is made twice.
@@ -46,7 +48,8 @@ class HostCalls:
             HostLost: the host is gone.
         """
         name = secrets.token_hex(8)
-        return await again(lambda: self._actor.once.remote(name, method, *arguments))
+        once = self._actor.once.options(name=f"SessionHost.{method}")
+        return await again(lambda: once.remote(name, method, *arguments))
 
     def deliver(
         self, sounds: Sequence[Sound], windows: Sequence[Window], clips: Sequence[Any]
