@@ -198,6 +198,7 @@ def test_every_error_has_its_code() -> None:
         errors.InvalidCandidate: "RTC_2001",
         errors.SessionNotFound: "WS_1001",
         errors.HostLost: "WS_1001",
+        errors.HostUnreachable: "WS_1001",
         errors.Unauthorized: "SRV_5003",
         errors.CapacityError: "SRV_5001",
         errors.AdmissionRefused: "SRV_5001",
