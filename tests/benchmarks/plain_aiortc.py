@@ -67,6 +67,8 @@ class Session:
     hz: int = SPEECH_HZ
     began_s: float = field(default_factory=time.monotonic)
     speaking: bool = False
+    is_told: bool = False
+    is_last_in: bool = True
 
     def feed(self, samples: Int16, hz: int) -> None:
         """Queue speech as packets of 20 ms at SOUND_HZ."""
@@ -98,16 +100,21 @@ class SoundTrack(MediaStreamTrack):
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="s16", layout="mono")
         frame.sample_rate, frame.pts = SOUND_HZ, self._packet * PACKET_SAMPLES
         frame.time_base = Fraction(1, SOUND_HZ)
-        speaking = bool(samples.any())
-        if session.open_index is not None and speaking != session.speaking:
-            name = "generation.started" if speaking else "generation.completed"
-            extra = {} if speaking else {"video_path": None}
-            message = {"type": name, "chunk_index": session.open_index, **extra}
-            task = asyncio.create_task(_quietly(session.send(message)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        session.speaking = speaking
+        session.speaking = bool(samples.any())
+        # A live stream may run dry between two chunks; its utterance ends with the last of them.
+        ends = session.is_told and session.is_last_in and not session.speaking
+        if ends or (session.speaking and not session.is_told):
+            session.is_told = not ends
+            self._tell("generation.completed" if ends else "generation.started")
         return frame
+
+    def _tell(self, name: str) -> None:
+        session = self._session
+        extra = {"video_path": None} if name == "generation.completed" else {}
+        message = {"type": name, "chunk_index": session.open_index, **extra}
+        task = asyncio.create_task(_quietly(session.send(message)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 class VideoTrack(MediaStreamTrack):
@@ -218,8 +225,11 @@ class PlainDoor:
                 await self._speak(session, message)
             case "agent.audio.chunk":
                 self._chunk(session, message)
+            case "agent.speak_end":
+                session.is_last_in = True
             case "agent.interrupt":
                 session.packets.clear()
+                session.is_last_in = True
 
     async def _answer(self, session: Session, sdp: str) -> None:
         if session.peer is not None:
@@ -245,7 +255,7 @@ class PlainDoor:
             details = {"code": "AUDIO_3001"}
             await session.send({"type": "error", "error": f"expected WAV, got: {error}", "details": details})
             return
-        session.open_index = message["chunk_index"]
+        session.open_index, session.is_last_in = message["chunk_index"], True
         session.feed(samples, hz)
 
     def _chunk(self, session: Session, message: dict[str, Any]) -> None:
@@ -254,6 +264,7 @@ class PlainDoor:
             session.open_index, session.hz = message["chunk_index"], SPEECH_HZ
             if data[:4] == b"RIFF":
                 session.hz, data = int.from_bytes(data[24:28], "little"), data[44:]
+        session.is_last_in = message["is_final"]
         session.feed(_pcm(data), session.hz)
 
 
