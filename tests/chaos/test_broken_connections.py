@@ -51,19 +51,20 @@ def break_all(server: Server) -> int:
 @contextlib.asynccontextmanager
 async def breaking(server: Server) -> AsyncIterator[list[int]]:
     """Break connections all the while; yields how many were broken each time."""
-    counts: list[int] = []
+    counts = [await asyncio.to_thread(break_all, server)]
 
     async def work() -> None:
         while True:
-            counts.append(await asyncio.to_thread(break_all, server))
             await asyncio.sleep(EVERY_S)
+            counts.append(await asyncio.to_thread(break_all, server))
 
     task = asyncio.create_task(work())
     try:
         yield counts
     finally:
         task.cancel()
-        await asyncio.wait([task])
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def test_every_utterance_plays_to_its_end_while_connections_break(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from serve_app.client.received import VIDEO_HZ
 from tests.integration.listener import Listener
-
-VIDEO_HZ = 90_000
-"""The clock of picture timestamps (RFC 6184)."""
 
 
 def lips_still_s(listener: Listener) -> float:
